@@ -1,0 +1,46 @@
+# `make tables` and `make test` do everything on a machine with Python 3.11; see README.md.
+SHELL := bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STUDY ?= twin
+CORES ?= all
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help env tables test test-all bench lint types lock clean
+help:           ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
+
+env: $(VENV)/.ready  ## the pinned environment
+$(VENV)/.ready: requirements.lock pyproject.toml workflows/envs/install.sh
+	$(PYTHON) -m venv $(VENV)
+	bash workflows/envs/install.sh $(BIN)/python
+	touch $@
+
+tables: env     ## run a study and write its leaderboards (STUDY=twin|open|smoke|ablation|paper)
+	@bash workflows/run.sh $(STUDY) $(CORES)
+
+test: env       ## the tests (a real run of the smoke study among them)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: env   ## the tests, the slow ones too
+	$(BIN)/python -m pytest
+
+bench: env      ## measured speed, as ratios against a stated alternative
+	$(BIN)/python -m benchmarks.speed
+
+lint: env       ## ruff, snakefmt, snakemake --lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflows
+	$(BIN)/snakemake --lint
+
+types: env      ## mypy
+	$(BIN)/mypy
+
+lock: env       ## renew requirements.lock from pyproject.toml (no registry address goes into it)
+	$(BIN)/uv lock && $(BIN)/uv export -q --no-emit-project --no-annotate --no-header -o requirements.lock && rm uv.lock
+	sed -i "s/^# requirements.lock sha256: .*/# requirements.lock sha256: $$(sha256sum requirements.lock | cut -d' ' -f1)/" workflows/envs/mlip.post-deploy.sh
+
+clean:          ## remove everything computed (not the environment, not results/)
+	rm -rf work .snakemake

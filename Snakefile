@@ -1,0 +1,2 @@
+# Lets `snakemake` find the workflow without flags.
+include: "workflows/Snakefile"

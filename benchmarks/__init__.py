@@ -1,0 +1,1 @@
+"""Evaluation: one file or folder per transfer task, protocols, metrics, statistics, tables."""

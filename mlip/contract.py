@@ -1,0 +1,133 @@
+"""What a method is: a folder with a ``method.yaml`` and a ``model.py`` that holds one :class:`Method`.
+
+The training loop (``mlip/training.py``) knows nothing but this file; so do the transfer tasks. Shapes: B reports or
+images, L word pieces (padded), W words, S sentences, P = h*w patches, D encoder widths, E joint width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from mlip.data.text import Report
+    from mlip.encoders.image import ImageEncoder
+    from mlip.encoders.text import TextEncoder
+    from mlip.encoders.tokenisation import Tokenizer
+    from mlip.knowledge import Knowledge
+
+
+@dataclass
+class TokenBatch:
+    """Word pieces of B texts, right-padded to the longest: [CLS] pieces [SEP] [PAD]..."""
+
+    input_ids: Tensor  # [B, L] int64
+    attention_mask: Tensor  # [B, L] int64, 1 = not padding
+    word_ids: Tensor  # [B, L] int64: index 0.. of the word a piece belongs to, -1 for [CLS], [SEP], [PAD]
+    sentence_ids: Tensor  # [B, L] int64: index 0.. of the sentence of a piece, -1 for [CLS], [SEP], [PAD]
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass
+class Batch:
+    """One training step's image-report pairs."""
+
+    images: Tensor  # [B, 3, H, W] float, normalised to mean 0.5, std 0.5
+    texts: list[str]  # the text view of each report, as the method's `text_view` gave it
+    tokens: TokenBatch  # `texts`, tokenised
+    reports: list[Report]  # the parsed reports
+    patients: Tensor  # [B] int64: equal numbers are the same patient
+    entities: Tensor  # [B, N] int64: linked knowledge entities affirmed in the text view, -1 = padding
+    epoch: int  # 0..
+    step: int  # optimiser steps done
+    epochs: int  # of the whole training
+    generator: torch.Generator  # CPU generator of this step, for every random choice in the losses
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved = {k: getattr(self, k).to(device) for k in ("images", "tokens", "patients", "entities")}
+        return replace(self, **moved)
+
+
+@dataclass
+class ImageFeatures:
+    """What a method says about B images."""
+
+    pooled: Tensor  # [B, D] the encoder's own pooled feature: what a linear probe sees
+    grid: Tensor  # [B, h, w, D'] local features in row-major image order
+    joint: Tensor  # [B, E] L2-normalised embedding in the image-text space
+
+    def __getitem__(self, index: slice) -> ImageFeatures:
+        return ImageFeatures(self.pooled[index], self.grid[index], self.joint[index])
+
+
+@dataclass
+class TextFeatures:
+    """What a method says about B texts."""
+
+    joint: Tensor  # [B, E] L2-normalised
+    local: Tensor | None = None  # [B, T, E'] words or sentences, where the method has them
+    local_mask: Tensor | None = None  # [B, T] bool, True = padding
+
+
+@dataclass
+class MethodContext:
+    """Everything a method is built from."""
+
+    image_encoder: ImageEncoder
+    text_encoder: TextEncoder
+    tokenizer: Tokenizer
+    knowledge: Knowledge | None
+    params: dict[str, Any]  # method.yaml `parameters`, with the recipe's and the variant's overrides applied
+    components: dict[str, bool]  # method.yaml `components`, switched
+
+
+class Method(nn.Module, ABC):
+    """Base of every method. A subclass builds its heads in ``__init__`` after calling ``super().__init__(context)``."""
+
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__()
+        self.image_encoder = context.image_encoder
+        self.text_encoder = context.text_encoder
+        self.tokenizer = context.tokenizer
+        self.params = context.params
+        self.components = context.components
+
+    def text_view(self, report: Report, rng: np.random.Generator) -> str:
+        """The text that one training step sees of a report. Default: impression then findings, whole."""
+        return report.text
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalar loss terms by name. The training loss is their sum weighted by :meth:`loss_weights`."""
+
+    def loss_weights(self) -> dict[str, float]:
+        """Weights of the terms; a term not named has weight 1."""
+        return {}
+
+    def on_backward(self, batch: Batch) -> None:
+        """Called between backward and the optimiser's step, e.g. to freeze a layer's gradient."""
+
+    @abstractmethod
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """[B, 3, H, W] normalised images -> features. Called in eval mode without gradient."""
+
+    @abstractmethod
+    def encode_text(self, texts: Sequence[str]) -> TextFeatures:
+        """Texts -> features. Called in eval mode without gradient."""
+
+    def similarity(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """[B_image, B_text] scores, higher = better match. Default: cosine of the joint embeddings."""
+        return functional.normalize(image.joint, dim=-1) @ functional.normalize(text.joint, dim=-1).T
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device

@@ -1,0 +1,91 @@
+"""What every reader yields and what the store keeps: the typed record of one image."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels of the original image, top-left corner and size, with its category name."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    category: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image as its data set describes it. Identifiers are raw here; the store replaces them by salted hashes."""
+
+    path: Path
+    image_id: str
+    patient_id: str
+    study_id: str
+    view: str = ""  # PA, AP, LATERAL, ... or "" where the data set does not say
+    official_split: str = ""  # train, validate, test or "" where the data set has no split
+    labels: dict[str, float] = field(default_factory=dict)  # 1, 0, -1 uncertain, NaN not mentioned
+    boxes: tuple[Box, ...] = ()
+    report: str = ""  # the report as written, or ""
+    mask: Any = None  # what the reader's load_mask needs (RLE strings, a path); None: no mask known
+
+
+class ReaderOptions(BaseModel):
+    """Options of a reader, as given under ``datasets.<name>.options``; readers subclass it. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Reader(ABC):
+    """Understands one data set's on-disk layout. A reader never knows whether its folder is real or a twin.
+
+    A module ``mlip/data/<name>.py`` that sets ``READER`` to an instance is found by its file name.
+    """
+
+    title: ClassVar[str]
+    citation: ClassVar[str]  # the official citation
+    access: ClassVar[str]  # the official page where a person obtains the data
+    layout: ClassVar[str]  # the files it expects, for docs and error messages
+    versions: ClassVar[tuple[str, ...]]
+    uncertainty: ClassVar[str]  # what is done with uncertain labels
+    labels: ClassVar[tuple[str, ...]] = ()
+    box_categories: ClassVar[tuple[str, ...]] = ()
+    mask_name: ClassVar[str] = ""  # what the mask outlines, "" where there is none
+    Options: ClassVar[type[ReaderOptions]] = ReaderOptions
+
+    @abstractmethod
+    def check(self, root: Path, options: ReaderOptions) -> str:
+        """Verify cheaply that the files and columns are there; return the version found.
+
+        Raises
+        ------
+        UserError : a folder, file or column is missing, or the version is not supported.
+        """
+
+    @abstractmethod
+    def records(self, root: Path, options: ReaderOptions) -> list[Record]:
+        """All images, in a deterministic order."""
+
+    @abstractmethod
+    def load_image(self, record: Record) -> np.ndarray:
+        """Decode one image to uint8 [H, W], bright = dense (MONOCHROME1 inverted).
+
+        Raises
+        ------
+        UserError : the file is missing or cannot be decoded.
+        """
+
+    def load_mask(self, record: Record) -> np.ndarray | None:
+        """Binary mask uint8 {0, 1} [H, W] of the original image, or None where no mask is known.
+
+        An image known to hold nothing gives an all-zero mask, not None.
+        """
+        return None

@@ -1,0 +1,1 @@
+"""Image encoders (timm), text encoders (transformers) and tokenisation."""

@@ -1,0 +1,49 @@
+"""The path grammar: files are the only interface between stages (see ``docs/design.md``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlip.study import Study
+
+
+class StudyPaths:
+    """Where each stage of a study reads and writes. All paths are relative to the folder Snakemake runs in."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.work = study.work / study.study
+        self.results = study.results / study.study
+        self.leaderboard = study.results / f"{study.study}.md"
+        self.resolved = self.work / "study.json"
+        self.audit = self.work / "audit.md"
+        self.tokenizer = self.work / "tokenizer"
+        self.knowledge = self.work / "knowledge"
+        self.anatomy = self.work / "twin" / "anatomy.npz"
+        self.cells = self.results / "cells.csv"
+        self.salt = study.work / ".salt"
+
+    def raw(self, dataset: str) -> Path:
+        """Folder in the data set's own layout."""
+        return self.study.datasets[dataset].root
+
+    def data(self, dataset: str) -> Path:
+        """Folder of ``images.npy``, ``masks.npy``, ``records.parquet``, ``manifest.json``."""
+        return self.work / "data" / dataset
+
+    def splits(self, dataset: str) -> Path:
+        return self.work / "splits" / f"{dataset}.parquet"
+
+    def pretrain(self, method: str, seed: int | str) -> Path:
+        """Folder of ``encoder.safetensors``, ``method.safetensors``, ``card.json``, ``metrics.jsonl``."""
+        return self.work / "pretrain" / method / f"seed{seed}"
+
+    def training_state(self, method: str, seed: int | str) -> Path:
+        """Resumable state, outside the declared outputs so that Snakemake does not delete it when a job dies."""
+        return self.work / "state" / method / f"seed{seed}.pt"
+
+    def features(self, method: str, seed: int | str, dataset: str) -> Path:
+        return self.work / "features" / method / f"seed{seed}" / f"{dataset}.safetensors"
+
+    def predictions(self, task: str, protocol: str, dataset: str, method: str, seed: int | str) -> Path:
+        return self.work / "predictions" / task / protocol / dataset / method / f"seed{seed}.parquet"

@@ -1,0 +1,146 @@
+"""The stages of a study, one function each: what a Snakemake rule runs through ``mlip run <stage>``.
+
+Imports are local so that a stage pays for its own libraries only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+from mlip.errors import UserError
+from mlip.log import logger
+from mlip.paths import StudyPaths
+from mlip.study import Study
+
+
+def anatomy(study: Study, threads: int) -> None:
+    """Base projections of the virtual patients."""
+    from mlip.twin.anatomy import build_anatomies
+
+    assert study.twin is not None
+    build_anatomies(StudyPaths(study).anatomy, study.twin, study.seed, threads)
+
+
+def twin(study: Study, dataset: str, threads: int) -> None:
+    """One virtual hospital, in the real layout of its data set."""
+    from mlip.registry import twin_writers
+
+    assert study.twin is not None
+    config, paths = study.twin.datasets[dataset], StudyPaths(study)
+    folder = paths.work / "raw" / dataset
+    writer = twin_writers()[config.writer]
+    started = time.monotonic()
+    writer.write(folder, paths.anatomy, config.images, config.hospital, study.twin.size, study.seed, threads)
+    seconds = time.monotonic() - started
+    logger.info(f"{dataset}: {config.images} films in {seconds:.1f} s ({config.images / seconds:.0f} films/s)")
+
+
+def data(study: Study, dataset: str, threads: int) -> None:
+    """The image store of one data set."""
+    from mlip.data.store import build_store
+
+    build_store(dataset, study, threads)
+
+
+def splits(study: Study, dataset: str) -> None:
+    from mlip.data.splits import build_splits
+
+    build_splits(dataset, study)
+
+
+def audit(study: Study) -> None:
+    from mlip.data.audit import audit as run_audit
+
+    run_audit(study)
+
+
+def tokenizer(study: Study) -> None:
+    """The word-piece vocabulary: trained on the training reports, or the pre-trained encoder's own."""
+    from mlip.encoders.tokenisation import Tokenizer, train_tokenizer
+
+    config, folder = study.encoders.text, StudyPaths(study).tokenizer
+    if config.pretrained:
+        Tokenizer.pretrained(config.pretrained, config.max_tokens).save(folder)
+        return
+    from mlip.data.pairs import Pairs
+
+    texts = [report.text for report in Pairs(study, "train").reports]
+    train_tokenizer(texts, config.vocabulary, config.max_tokens).save(folder)
+
+
+def knowledge(study: Study) -> None:
+    from mlip.knowledge import build_knowledge
+
+    build_knowledge(study.knowledge, study.seed).save(StudyPaths(study).knowledge)
+
+
+def pretrain(study: Study, method: str, seed: int) -> None:
+    from mlip.registry import entries
+    from mlip.training import pretrain as train
+
+    train(study, entries(study)[method], seed)
+
+
+def features(study: Study, method: str, seed: int, dataset: str) -> None:
+    from benchmarks.features import extract
+    from mlip.devices import best_device
+    from mlip.registry import entries
+
+    extract(study, StudyPaths(study), entries(study)[method], seed, dataset, best_device(study.device))
+
+
+def evaluate(study: Study, task: str, protocol: str, dataset: str, method: str, seed: int) -> None:
+    """One predictions file. A failure leaves ``*.failed.json``, which the tables print as the cell's reason."""
+    from benchmarks.cells import write_predictions
+    from benchmarks.task import EvalJob
+    from mlip.devices import best_device
+    from mlip.planning import resolve_protocol
+    from mlip.registry import entries, tasks
+
+    paths, found = StudyPaths(study), tasks()[task]
+    output = paths.predictions(task, protocol, dataset, method, seed)
+    failed = output.with_suffix(".failed.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    is_control = method in found.controls
+    job = EvalJob(
+        study=study,
+        paths=paths,
+        task=study.tasks[task],
+        protocol=resolve_protocol(study, task, protocol),
+        protocol_name=protocol,
+        dataset=dataset,
+        method=method,
+        seed=seed,
+        entry=None if is_control else entries(study)[method],
+        device=best_device("cpu" if is_control else study.device),
+        output=output,
+    )
+    started = time.monotonic()
+    try:
+        frame = found.run_control(job) if is_control else found.run(job)
+    except Exception as error:
+        reason = (
+            str(error)
+            if isinstance(error, UserError)
+            else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        )
+        failed.write_text(json.dumps({"reason": reason}) + "\n")
+        raise
+    meta = {"task": task, "protocol": protocol, "dataset": dataset, "method": method, "seed": seed}
+    write_predictions(frame, output, {**meta, "seconds": round(time.monotonic() - started, 2)})
+    failed.unlink(missing_ok=True)
+
+
+def tables(study: Study) -> None:
+    """Tables and leaderboard from whatever predictions exist."""
+    from benchmarks.tables import build_tables
+
+    build_tables(study)
+
+
+def limit_threads(threads: int) -> None:
+    """Keep BLAS and OpenMP to the cores Snakemake gave the job; must come before numpy and torch are imported."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)

@@ -1,0 +1,237 @@
+"""The typed study configuration: what one YAML under ``config/`` may say.
+
+An unknown key, a wrong type or a missing value is reported with the file and the path of the key before anything runs.
+``mlip schema`` prints the JSON schema that editors use; it is generated from these classes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mlip.errors import UserError
+
+
+class Strict(BaseModel):
+    """Base of all configuration: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TwinDatasetConfig(Strict):
+    """One virtual hospital: how many films it writes and in which layout (its name under ``mlip/twin/writers``)."""
+
+    writer: str
+    images: int = Field(gt=0)
+    hospital: str = "reference"
+
+
+class TwinConfig(Strict):
+    """The virtual-patient corpus (``mlip/twin``)."""
+
+    anatomies: int = Field(40, gt=0, description="warped chests whose organ projections are computed once")
+    size: int = Field(224, gt=0, description="side of the written films in pixels")
+    datasets: dict[str, TwinDatasetConfig]
+
+
+class DatasetConfig(Strict):
+    """A data set of the study: which reader understands its folder, and where the folder is.
+
+    Give either ``root`` (a folder in the data set's own layout) or ``twin`` (the name of a virtual hospital of this
+    study, whose folder the study writes itself).
+    """
+
+    reader: str
+    root: Path = Path()
+    twin: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict, description="reader options, validated by the reader")
+    split: str = Field("strict", description="split rule: strict, official, or a published lineage such as mgca-2022")
+    max_corrupt: float = Field(0.0, ge=0, le=1, description="share of unreadable images that is tolerated")
+
+
+class TextEncoderConfig(Strict):
+    """A BERT: either built small from these sizes, or loaded from ``pretrained`` (a local folder or a hub name)."""
+
+    pretrained: str | None = None
+    layers: int = 2
+    dim: int = 128
+    heads: int = 4
+    vocabulary: int = 2000
+    max_tokens: int = 96
+
+
+class ImageEncoderConfig(Strict):
+    """A timm model: its name, or ``resnet`` / ``vit`` with ``args`` for a size of our own."""
+
+    name: str
+    args: dict[str, Any] = Field(default_factory=dict)
+    pretrained: str | None = Field(None, description="a local weights file, or `hub` for timm's own weights")
+    input_size: int | None = Field(
+        None, description="images are resized to this before the encoder (GLoRIA, MGCA: 299)"
+    )
+
+
+class EncodersConfig(Strict):
+    cnn: ImageEncoderConfig
+    vit: ImageEncoderConfig
+    text: TextEncoderConfig
+
+
+class PretrainConfig(Strict):
+    """Budget shared by all methods, so that no row is better for having trained longer.
+
+    ``recipe`` names the entry under ``recipes`` in each ``method.yaml`` that gives the optimiser's numbers. With
+    ``epochs`` or ``batch_size`` null, the recipe's own value is used (the papers' schedules).
+    """
+
+    datasets: list[str] = Field(min_length=1)
+    recipe: str = "small"
+    epochs: int | None = None
+    batch_size: int | None = None
+    seeds: list[int] = Field(default=[0], min_length=1)
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    checkpoint_seconds: float = Field(20.0, gt=0, description="how often the resumable training state is written")
+    threads: int = Field(1, gt=0, description="cores per training when no GPU is there")
+    devices: int = Field(1, gt=0, description="GPUs per training (DDP; negatives stay within one GPU, as in MGCA)")
+
+
+class KnowledgeConfig(Strict):
+    source: Literal["hpo", "umls"] = "hpo"
+    root: Path | None = Field(None, description="folder of MRCONSO.RRF / MRREL.RRF for umls")
+    dim: int = 64
+    epochs: int = 100
+
+
+class TaskConfig(Strict):
+    """One transfer task: which protocols, on which data sets, at which label fractions and draws."""
+
+    datasets: list[str] = Field(min_length=1)
+    protocols: list[str] = Field(default=["strict"], min_length=1)
+    fractions: list[int] = Field(default=[1, 10, 100], description="percent of labels, or shots per class for few_shot")
+    draws: int = Field(1, gt=0)
+    budget: dict[str, Any] = Field(
+        default_factory=dict, description="protocol keys overridden by this study, printed with the table"
+    )
+
+
+class VariantConfig(Strict):
+    """A further row: a method folder with another encoder, other component switches or other parameters."""
+
+    method: str
+    encoder: Literal["cnn", "vit"] | None = None
+    components: dict[str, bool] = Field(default_factory=dict)
+    params: dict[str, Any] = Field(default_factory=dict)
+    title: str | None = None
+
+
+class MethodsConfig(Strict):
+    """Rows of the study: every folder found (minus ``exclude``, or only ``include``), and the variants."""
+
+    include: list[str] | None = None
+    exclude: list[str] = Field(default_factory=list)
+    variants: dict[str, VariantConfig] = Field(default_factory=dict)
+
+
+class StatisticsConfig(Strict):
+    bootstrap: int = Field(1000, gt=0)
+    level: float = Field(0.95, gt=0, lt=1)
+
+
+class Study(Strict):
+    """One study: data, methods, transfer tasks, tables."""
+
+    study: str = Field(pattern=r"^[a-z0-9_-]+$")
+    title: str
+    data_note: str = Field(description="printed first in every table: what kind of data the numbers come from")
+    seed: int = 2024
+    work: Path = Path("work")
+    results: Path = Path("results")
+    data_root: Path | None = Field(None, description="folder that relative `datasets.*.root` are under")
+    image_size: int = Field(224, gt=0, description="side of the stored and encoded images in pixels")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    twin: TwinConfig | None = None
+    datasets: dict[str, DatasetConfig]
+    encoders: EncodersConfig
+    knowledge: KnowledgeConfig = Field(default_factory=KnowledgeConfig)
+    pretrain: PretrainConfig
+    methods: MethodsConfig = Field(default_factory=MethodsConfig)
+    tasks: dict[str, TaskConfig]
+    statistics: StatisticsConfig = Field(default_factory=StatisticsConfig)
+
+    @model_validator(mode="after")
+    def _twin_roots(self) -> Study:
+        for name, dataset in self.datasets.items():
+            if dataset.twin is None:
+                if dataset.root == Path():
+                    raise ValueError(f"datasets.{name} has neither `root` nor `twin`")
+                # The resolved study is read again by every job: applying the root twice must change nothing.
+                if self.data_root is not None and not dataset.root.is_relative_to(self.data_root):
+                    dataset.root = self.data_root / dataset.root
+                continue
+            if self.twin is None or dataset.twin not in self.twin.datasets:
+                raise ValueError(f"datasets.{name}.twin names {dataset.twin!r}, which twin.datasets does not define")
+            dataset.root = self.work / self.study / "raw" / dataset.twin
+        return self
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> Study:
+        known = set(self.datasets)
+        used = [("pretrain.datasets", d) for d in self.pretrain.datasets]
+        used += [(f"tasks.{t}.datasets", d) for t, c in self.tasks.items() for d in c.datasets]
+        for where, name in used:
+            if name not in known:
+                raise ValueError(
+                    f"{where} names the data set {name!r}, which `datasets` does not define ({sorted(known)})"
+                )
+        return self
+
+
+def load_study(path: str | Path) -> Study:
+    """Read and validate a study file (YAML, or the JSON that a run resolved).
+
+    Raises
+    ------
+    UserError : the file is missing, is not YAML, or holds an unknown key or a wrong value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError("there is no such study file", where=path, fix="name one of config/*.yaml")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"is not valid YAML ({str(error).splitlines()[0]})", where=path, fix="correct the syntax"
+        ) from None
+    return parse_study(raw, where=path)
+
+
+def parse_study(raw: Any, *, where: str | Path) -> Study:
+    """Validate a study given as a dictionary; ``where`` is named in the error message."""
+    if not isinstance(raw, dict):
+        raise UserError("holds no keys", where=where, fix="see config/twin.yaml for an example")
+    try:
+        return Study.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(describe(error), where=where, fix="see docs/study.md for the keys") from None
+
+
+def describe(error: ValidationError) -> str:
+    """All problems of a validation in one line: `key.path: message; ...`."""
+    parts = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(p) for p in item["loc"]) or "study"
+        known = " (unknown key)" if item["type"] == "extra_forbidden" else ""
+        parts.append(f"{key}: {item['msg']}{known}")
+    return "; ".join(parts)
+
+
+def write_study(study: Study, path: Path) -> None:
+    """Write the resolved study, touching the file only when its content changed (keeps Snakemake's mtimes)."""
+    text = json.dumps(study.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+    if not path.is_file() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)

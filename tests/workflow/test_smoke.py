@@ -1,0 +1,88 @@
+"""The smoke study, run for real: every rule, every method, every task, every table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mlip.paths import StudyPaths
+from mlip.planning import evaluations
+from mlip.registry import entries, tasks
+from tests.workflow.conftest import Run, snakemake
+
+pytestmark = pytest.mark.study
+
+
+def test_every_cell_has_a_value_or_a_reason(smoke: Run) -> None:
+    cells = pd.read_csv(StudyPaths(smoke.study).cells)
+    assert set(cells["status"]) <= {"ok", "skipped"}, cells[~cells["status"].isin(["ok", "skipped"])]
+    assert cells.loc[cells["status"] == "ok", "value"].notna().all()
+    assert cells.loc[cells["status"] == "skipped", "reason"].str.len().gt(0).all()
+    for task in smoke.study.tasks:
+        rows = set(cells.loc[cells["task"] == task, "method"])
+        assert rows == set(entries(smoke.study)) | set(tasks()[task].controls)
+
+
+def test_every_prediction_file_is_there(smoke: Run) -> None:
+    paths = StudyPaths(smoke.study)
+    for e in evaluations(smoke.study):
+        assert paths.predictions(e.task, e.protocol, e.dataset, e.row, e.seed).is_file()
+
+
+def test_first_line_names_the_data(smoke: Run) -> None:
+    paths = StudyPaths(smoke.study)
+    for path in [paths.leaderboard, *paths.results.glob("*.md")]:
+        assert "VIRTUAL PATIENTS" in path.read_text().splitlines()[0], path
+
+
+def test_cards_state_cost_and_versions(smoke: Run) -> None:
+    paths = StudyPaths(smoke.study)
+    for name, entry in entries(smoke.study).items():
+        card = json.loads((paths.pretrain(name, 0) / "card.json").read_text())
+        assert card["versions"]["torch"] and card["commit"] and card["parameters_total"] > 0
+        lines = (paths.pretrain(name, 0) / "metrics.jsonl").read_text().splitlines()
+        assert len(lines) == card["steps"]
+        if entry.manifest.trained:
+            assert card["seconds"] > 0 and card["samples_per_second"] > 0
+            assert [json.loads(line)["step"] for line in lines] == list(range(card["steps"]))
+
+
+def test_nothing_to_do_again(smoke: Run) -> None:
+    done = snakemake("--cores", "2", "--configfile", str(smoke.config))
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_results_hold_no_raw_ids_and_no_report_text(smoke: Run) -> None:
+    """Raw identifiers of the MIMIC layout, and sentences of its reports, appear in no result and no log."""
+    paths = StudyPaths(smoke.study)
+    raw = paths.raw("mimic")
+    ids = {p.name for p in raw.glob("files/p*/p*")} | {p.stem for p in raw.glob("files/p*/p*/s*.txt")}
+    ids |= {p.stem for p in raw.glob("files/p*/p*/s*/*.jpg")}
+    assert len(ids) > 50
+    sentences = {s for p in list(raw.glob("files/p*/p*/s*.txt"))[:20] for s in p.read_text().splitlines() if len(s) > 40}
+    files = [p for root in (paths.results, paths.work / "logs", paths.work / "predictions") for p in root.rglob("*") if p.is_file()]
+    files += [paths.leaderboard, paths.audit]
+    assert len(files) > 50
+    for path in files:
+        if path.suffix == ".png":
+            continue
+        text = path.read_text() if path.suffix != ".parquet" else pd.read_parquet(path).to_csv()
+        assert not [i for i in ids if i in text], path
+        assert not [s for s in sentences if s in text], path
+
+
+def test_tables_come_from_predictions_alone(smoke: Run, tmp_path: Path) -> None:
+    """Tables are recomputed, byte for byte, after every checkpoint, feature and image is gone."""
+    import shutil
+
+    from benchmarks.tables import build_tables
+
+    paths = StudyPaths(smoke.study)
+    moved = smoke.study.model_copy(update={"work": tmp_path / "work", "results": tmp_path / "results"})
+    copied = StudyPaths(moved)
+    shutil.copytree(paths.work / "predictions", copied.work / "predictions")
+    build_tables(moved)
+    assert copied.cells.read_text() == paths.cells.read_text()

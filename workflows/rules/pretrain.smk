@@ -1,0 +1,77 @@
+# Tokeniser, knowledge, pre-training, frozen features.
+
+
+def corpus(_):
+    return [
+        f for d in STUDY.pretrain.datasets for f in [*store_of(d), str(PATHS.splits(d))]
+    ]
+
+
+rule tokenizer:
+    input:
+        corpus,
+    output:
+        directory(str(PATHS.tokenizer)),
+    log:
+        f"{WORK}/logs/tokenizer.log",
+    conda:
+        "../envs/mlip.yaml"
+    params:
+        spec=planning.fingerprint(
+            STUDY.encoders.text.model_dump(), STUDY.pretrain.datasets
+        ),
+    shell:
+        "python -m mlip run tokenizer -s {STUDY_FILE} > {log} 2>&1"
+
+
+rule knowledge:
+    output:
+        directory(str(PATHS.knowledge)),
+    log:
+        f"{WORK}/logs/knowledge.log",
+    conda:
+        "../envs/mlip.yaml"
+    params:
+        spec=planning.fingerprint(STUDY.seed, STUDY.knowledge.model_dump()),
+    shell:
+        "python -m mlip run knowledge -s {STUDY_FILE} > {log} 2>&1"
+
+
+# Resumable: the training state lies in work/<study>/state, which Snakemake does not know and so does not delete.
+rule pretrain:
+    input:
+        corpus,
+        str(PATHS.audit),
+        str(PATHS.tokenizer),
+        str(PATHS.knowledge),
+    output:
+        encoder=f"{WORK}/pretrain/{{method}}/seed{{seed}}/encoder.safetensors",
+        method=f"{WORK}/pretrain/{{method}}/seed{{seed}}/method.safetensors",
+        card=f"{WORK}/pretrain/{{method}}/seed{{seed}}/card.json",
+        metrics=f"{WORK}/pretrain/{{method}}/seed{{seed}}/metrics.jsonl",
+    log:
+        f"{WORK}/logs/pretrain/{{method}}-seed{{seed}}.log",
+    benchmark:
+        f"{WORK}/benchmarks/pretrain/{{method}}-seed{{seed}}.tsv"
+    priority: 50
+    conda:
+        "../envs/mlip.yaml"
+    threads: STUDY.pretrain.threads
+    params:
+        spec=lambda w: planning.training_fingerprint(STUDY, ROWS[w.method]),
+    shell:
+        "python -m mlip run pretrain {wildcards.method} --seed {wildcards.seed} -s {STUDY_FILE} --threads {threads} >> {log} 2>&1"
+
+
+rule features:
+    input:
+        lambda w: store_of(w.dataset),
+        lambda w: checkpoint_of(w.method, w.seed),
+    output:
+        f"{WORK}/features/{{method}}/seed{{seed}}/{{dataset}}.safetensors",
+    log:
+        f"{WORK}/logs/features/{{method}}-seed{{seed}}-{{dataset}}.log",
+    conda:
+        "../envs/mlip.yaml"
+    shell:
+        "python -m mlip run features {wildcards.method} {wildcards.dataset} --seed {wildcards.seed} -s {STUDY_FILE} --threads {threads} > {log} 2>&1"

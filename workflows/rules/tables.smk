@@ -1,0 +1,19 @@
+# Leaderboard, tables, cells.csv, figures: from predictions only.
+
+
+rule tables:
+    input:
+        PREDICTIONS,
+    output:
+        leaderboard=LEADERBOARD,
+        cells=str(PATHS.cells),
+    log:
+        f"{WORK}/logs/tables.log",
+    conda:
+        "../envs/mlip.yaml"
+    params:
+        spec=planning.fingerprint(
+            STUDY.title, STUDY.data_note, STUDY.statistics.model_dump()
+        ),
+    shell:
+        "python -m mlip run tables -s {STUDY_FILE} > {log} 2>&1"
