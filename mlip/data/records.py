@@ -62,7 +62,7 @@ class Reader(ABC):
     Options: ClassVar[type[ReaderOptions]] = ReaderOptions
 
     @abstractmethod
-    def check(self, root: Path, options: ReaderOptions) -> str:
+    def check(self, root: Path, options: Any) -> str:
         """Verify cheaply that the files and columns are there; return the version found.
 
         Raises
@@ -71,7 +71,7 @@ class Reader(ABC):
         """
 
     @abstractmethod
-    def records(self, root: Path, options: ReaderOptions) -> list[Record]:
+    def records(self, root: Path, options: Any) -> list[Record]:
         """All images, in a deterministic order."""
 
     @abstractmethod
@@ -82,6 +82,10 @@ class Reader(ABC):
         ------
         UserError : the file is missing or cannot be decoded.
         """
+
+    def notes(self, root: Path, options: Any) -> list[str]:
+        """What a reader of the tables must know about these records; kept in the store's manifest."""
+        return []
 
     def load_mask(self, record: Record) -> np.ndarray | None:
         """Binary mask uint8 {0, 1} [H, W] of the original image, or None where no mask is known.

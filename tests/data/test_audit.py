@@ -1,0 +1,160 @@
+"""Planted faults must be named, clean data must pass, resemblance alone must not count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mlip.data.audit import AuditReport, audit
+from mlip.data.duplicates import candidates, near_duplicates
+from mlip.data.splits import build_splits, content_hash, read_splits
+from mlip.data.store import build_store, open_store
+from mlip.errors import UserError
+from mlip.paths import StudyPaths
+from mlip.study import Study
+from tests.data.layouts import WRITERS, study_of, write_covidx, write_rsna
+
+
+def built(study: Study) -> Study:
+    for name in study.datasets:
+        build_store(name, study, 1)
+        build_splits(name, study)
+    return study
+
+
+def rewrite(path: Path, splits: pd.DataFrame) -> None:
+    """Write an edited split table as if the program had made it."""
+    table = pa.Table.from_pandas(splits, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata({b"content": content_hash(splits).encode()}), path)
+
+
+def faults(report: AuditReport) -> list[str]:
+    return [f.text for f in report.faults]
+
+
+def test_clean_data_passes_and_the_report_says_what_was_checked(tmp_path: Path) -> None:
+    for name in ("rsna", "siim"):
+        WRITERS[name](tmp_path / name, images=40)
+    # The two writers draw the same pictures: shift one, or the audit would rightly find them.
+    write_rsna(tmp_path / "rsna", images=40, same_as={i: 1000 + i for i in range(40)})
+    study = built(study_of(tmp_path, {"rsna": {}, "siim": {}}))
+    report = audit(study)
+    assert not faults(report)
+    text = StudyPaths(study).audit.read_text()
+    assert "0 faults" in text
+    assert "rsna / siim" in text
+
+
+def test_the_same_film_in_pretraining_and_in_a_test_part(tmp_path: Path) -> None:
+    for name in ("rsna", "siim"):
+        WRITERS[name](tmp_path / name, images=30)
+    study = built(study_of(tmp_path, {"rsna": {"split": "train_only"}, "siim": {}}))
+    with pytest.raises(
+        UserError, match=r"audit\.failed\.md: rsna / siim: 6 films of pre-training on rsna are the same as one in test of siim"
+    ):
+        audit(study)
+    assert "| fault | same film |" in StudyPaths(study).audit.with_suffix(".failed.md").read_text()
+
+
+def test_a_duplicate_under_another_id_within_a_data_set(tmp_path: Path) -> None:
+    write_rsna(tmp_path / "rsna", images=40, same_as={i: i - 20 for i in range(20, 40)})
+    study = built(study_of(tmp_path, {"rsna": {}}))
+    with pytest.raises(UserError, match=r"films of train are the same as one in (val|test) under another id"):
+        audit(study)
+
+
+def test_a_shared_patient(tmp_path: Path) -> None:
+    write_covidx(tmp_path / "covidx", shared_patient=True)
+    study = built(study_of(tmp_path, {"covidx": {"split": "official"}}))
+    with pytest.raises(UserError, match=r"covidx: 1 patients are in (train|val) and in test"):
+        audit(study)
+    assert not faults(audit(built(study_of(tmp_path, {"covidx": {"split": "strict"}}))))
+
+
+def test_two_data_sets_on_one_root(tmp_path: Path) -> None:
+    WRITERS["chexpert"](tmp_path / "chexpert", per_class=12)
+    root, options = str(tmp_path / "chexpert"), {"per_class": 3}
+    subset = {"reader": "chexpert", "root": root, "options": options | {"subset": "five_by_200"}, "split": "test_only"}
+    leaky = study_of(tmp_path, {"chexpert": {"options": options}, "five": subset})
+    with pytest.raises(UserError, match=r"chexpert / five: \d+ patients train in chexpert and test in five"):
+        audit(built(leaky))
+    clean = study_of(tmp_path, {"chexpert": {"options": options | {"exclude_five_by_200": True}}, "five": subset})
+    assert not faults(audit(built(clean)))
+
+
+def test_a_known_quirk_of_a_lineage_is_a_warning(tmp_path: Path) -> None:
+    WRITERS["siim"](tmp_path / "siim", images=60)
+    study = built(study_of(tmp_path, {"siim": {"split": "mgca-2022"}}))
+    report = audit(study)
+    assert any(
+        f.level == "warning" and "known quirk" in f.text and "rows of the csv" in f.text for f in report.findings
+    )
+
+
+def test_draws_that_are_not_nested_or_of_one_class(tmp_path: Path) -> None:
+    write_rsna(tmp_path / "rsna", images=60)
+    study = built(
+        study_of(
+            tmp_path, {"rsna": {}}, tasks={"linear_probe": {"datasets": ["rsna"], "draws": 2, "fractions": [1, 100]}}
+        )
+    )
+    path = StudyPaths(study).splits("rsna")
+    good = read_splits(path)
+    outside = good.copy()
+    outside.loc[outside.part == "test", "draw1"] = 1
+    rewrite(path, outside)
+    with pytest.raises(UserError, match="rows of draw1 are not in the training part"):
+        audit(study)
+    gap = good.copy()
+    gap.loc[gap.index[gap.part == "train"][0], "draw0"] = 0
+    rewrite(path, gap)
+    with pytest.raises(UserError, match="draw0 is not nested"):
+        audit(study)
+    single = good.copy()
+    positive = open_store(StudyPaths(study).data("rsna")).label("Pneumonia") == 1
+    single.loc[(single.draw1 == 1) & positive, "draw1"] = 2
+    rewrite(path, single)
+    with pytest.raises(UserError, match=r"draw 1 at 1 % \(\d+ rows\) holds one class of Pneumonia"):
+        audit(study)
+
+
+def test_class_drift_is_a_warning_with_numbers(tmp_path: Path) -> None:
+    write_rsna(tmp_path / "rsna", images=120)
+    study = built(study_of(tmp_path, {"rsna": {}}))
+    path = StudyPaths(study).splits("rsna")
+    splits = read_splits(path)
+    positive = open_store(StudyPaths(study).data("rsna")).label("Pneumonia") == 1
+    splits["part"] = np.where(positive, "test", "train")
+    splits.loc[splits.index[positive][:3], "part"] = "train"
+    splits["draw0"] = splits["draw1"] = np.where(splits.part == "train", 5, 0)
+    rewrite(path, splits)
+    drift = [f for f in audit(study).findings if f.check == "class drift"]
+    assert drift[0].level == "warning"
+    assert drift[0].text == "Pneumonia: 3.6% of training, 100.0% of test"
+
+
+def test_candidates_are_exactly_the_close_hashes(rng: np.random.Generator) -> None:
+    a = rng.integers(0, 2**63, 300, dtype=np.uint64)
+    b = rng.integers(0, 2**63, 400, dtype=np.uint64)
+    for k in range(60):  # plant neighbours at distances 0..3
+        flips = rng.choice(64, k % 4, replace=False)
+        b[k] = a[k] ^ np.bitwise_or.reduce(np.uint64(1) << flips.astype(np.uint64), initial=np.uint64(0))
+    found = {(int(i), int(j)) for block in candidates(a, b) for i, j in zip(*block, strict=True)}
+    distance = np.bitwise_count(a[:, None] ^ b[None])
+    assert found == set(map(tuple, np.argwhere(distance <= 2).tolist()))
+    assert len(found) == 45
+
+
+def test_equal_hashes_without_equal_pixels_do_not_count(tmp_path: Path) -> None:
+    write_rsna(tmp_path / "rsna", images=4)
+    study = study_of(tmp_path, {"rsna": {}})
+    build_store("rsna", study, 1)
+    store = open_store(StudyPaths(study).data("rsna"))
+    store.records["dhash"] = np.uint64(7)
+    pairs = near_duplicates(store, np.arange(4), store, np.arange(4))
+    assert pairs.tolist() == [[i, i] for i in range(4)]
