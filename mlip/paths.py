@@ -1,4 +1,4 @@
-"""The path grammar: files are the only interface between stages (see ``docs/design.md``)."""
+"""The path grammar: files are the only interface between stages (see ``docs/study.md``)."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ def method_class(folder: Path) -> type[Method]:
 @cache
 def readers() -> dict[str, Reader]:
     """Every module of ``mlip/data`` that sets ``READER``, by file name."""
-    return {n: m.READER for n, m in _modules("mlip.data", ROOT / "mlip" / "data").items() if hasattr(m, "READER")}
+    return {n: m.READER for n, m in _modules("mlip.data", ROOT / "mlip" / "data", need="READER").items()}
 
 
 @cache
@@ -234,7 +234,8 @@ def _modules(package: str, folder: Path, *, packages: bool = False, need: str = 
         names += [p.parent.name for p in folder.glob("*/__init__.py")]
     found = {}
     for name in sorted(names):
-        path = folder / name / "__init__.py" if (folder / name).is_dir() else folder / f"{name}.py"
+        package_file = folder / name / "__init__.py"
+        path = package_file if package_file.is_file() else folder / f"{name}.py"
         # Only import what declares itself: looking must not cost the import of Detectron2.
         if need and f"{need} =" not in path.read_text() and f"{need}:" not in path.read_text():
             continue

@@ -93,7 +93,7 @@ def features(study: Study, method: str, seed: int, dataset: str) -> None:
 
 def evaluate(study: Study, task: str, protocol: str, dataset: str, method: str, seed: int) -> None:
     """One predictions file. A failure leaves ``*.failed.json``, which the tables print as the cell's reason."""
-    from benchmarks.cells import write_predictions
+    from benchmarks.predictions import failure_path, write_predictions
     from benchmarks.task import EvalJob
     from mlip.devices import best_device
     from mlip.planning import resolve_protocol
@@ -101,7 +101,7 @@ def evaluate(study: Study, task: str, protocol: str, dataset: str, method: str, 
 
     paths, found = StudyPaths(study), tasks()[task]
     output = paths.predictions(task, protocol, dataset, method, seed)
-    failed = output.with_suffix(".failed.json")
+    failed = failure_path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     is_control = method in found.controls
     job = EvalJob(
@@ -126,11 +126,11 @@ def evaluate(study: Study, task: str, protocol: str, dataset: str, method: str, 
             if isinstance(error, UserError)
             else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         )
+        output.unlink(missing_ok=True)
         failed.write_text(json.dumps({"reason": reason}) + "\n")
         raise
     meta = {"task": task, "protocol": protocol, "dataset": dataset, "method": method, "seed": seed}
     write_predictions(frame, output, {**meta, "seconds": round(time.monotonic() - started, 2)})
-    failed.unlink(missing_ok=True)
 
 
 def tables(study: Study) -> None:

@@ -1,0 +1,308 @@
+"""The cells of a study: which there should be, which there are, and their numbers with intervals and ranks.
+
+A cell is one number of a table: task, protocol, data set, metric, label fraction, method. Every expected cell has a
+row, whatever became of it: ``ok``, ``failed``, ``skipped`` (the method cannot do this) or ``pending``, with the reason.
+A cell needs all its seeds and draws: a mean over the seeds that survived would flatter a method.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks import statistics
+from benchmarks.metrics import METRICS
+from benchmarks.predictions import Predictions, failure_path, failure_reason
+from benchmarks.predictions import read_predictions as read_predictions
+from benchmarks.predictions import write_predictions as write_predictions
+from benchmarks.task import MetricSpec, Task
+from benchmarks.weighted import Undefined
+from mlip import planning, registry
+from mlip.errors import UserError
+from mlip.paths import StudyPaths
+from mlip.registry import Entry
+from mlip.seeding import generator
+from mlip.study import Study
+
+COLUMNS = [
+    "task", "protocol", "dataset", "metric", "method", "seed_count", "draw_count", "fraction",
+    "value", "ci_low", "ci_high", "n_test", "status", "reason", "seconds", "rank",
+]  # fmt: skip
+ORACLE = "oracle"  # the control that is a ceiling; every other control is a floor
+
+
+# --- what is expected -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: a method of the study, or a control of the task (``entry`` None)."""
+
+    name: str
+    title: str
+    seeds: tuple[int, ...]
+    entry: Entry | None
+
+    @property
+    def control(self) -> bool:
+        """Controls are shown below the methods and take no rank."""
+        return self.entry is None or self.entry.manifest.status == "control"
+
+
+def rows(study: Study, entries: dict[str, Entry], task: Task) -> list[Row]:
+    """Methods in the order of the study, methods that are controls after them, then the task's own controls."""
+    found = [Row(n, e.title, tuple(study.pretrain.seeds), e) for n, e in entries.items()]
+    found += [Row(name, name.replace("_", " ").replace("-", " ").capitalize(), (0,), None) for name in task.controls]
+    return sorted(found, key=lambda row: (row.control, row.entry is None))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Everything that shares a test set: one task under one protocol on one data set."""
+
+    task: Task
+    task_name: str
+    protocol: Any  # with the study's budget applied
+    protocol_name: str
+    dataset: str
+    specs: list[MetricSpec]
+    plan: dict[int, list[int]]  # fraction -> draws
+    rows: list[Row]
+
+
+def blocks(study: Study) -> list[Block]:
+    """The blocks of a study in the order of its configuration."""
+    found, entries = [], registry.entries(study)
+    for name, config, protocol_name, protocol in planning.task_protocols(study):
+        task = registry.tasks()[name]
+        plan: dict[int, list[int]] = {}
+        for fraction, draw in task.plan(protocol, config):
+            plan.setdefault(fraction, []).append(draw)
+        for dataset in config.datasets:
+            specs = task.metrics(protocol, dataset)
+            if len({s.title for s in specs}) < len(specs):
+                raise UserError(
+                    f"{name} has two metrics of one title on {dataset}",
+                    where=f"protocol {protocol_name}",
+                    fix="give each its own",
+                )
+            found.append(Block(task, name, protocol, protocol_name, dataset, specs, plan, rows(study, entries, task)))
+    return found
+
+
+def fraction_name(task: Task, fraction: int) -> str:
+    """ "10 %", "1 shot", "4 shots", or "" where nothing is trained."""
+    if not task.fraction_unit:
+        return ""
+    unit = task.fraction_unit.removesuffix("s") if fraction == 1 else task.fraction_unit
+    return f"{fraction} {unit}"
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table, over all rows: how its methods rank, and what the controls bound it with."""
+
+    task: str
+    protocol: str
+    dataset: str
+    metric: str
+    fraction: int
+    main: bool  # the task's first metric
+    ranking: statistics.Ranking
+    above_controls: dict[str, bool]  # method -> separably better than every untrained encoder (rows of status control)
+    floor: float  # best control that is no oracle, NaN if none is there
+    ceiling: float  # the oracle control, or 1
+
+
+@dataclass
+class Results:
+    """All cells (columns ``COLUMNS``), the table columns they form, and the blocks these belong to."""
+
+    cells: pd.DataFrame
+    columns: list[Column]
+    blocks: list[Block]
+
+
+def compute(study: Study) -> Results:
+    """Compute every cell from the predictions that are there. Never fails for want of predictions."""
+    paths = StudyPaths(study)
+    records: list[dict[str, Any]] = []
+    columns: list[Column] = []
+    found = blocks(study)
+    for block in found:
+        new_records, new_columns = _compute_block(study, paths, block)
+        records += new_records
+        columns += new_columns
+    cells = pd.DataFrame(records, columns=COLUMNS)
+    return Results(cells.astype({"rank": "Int64", "n_test": "Int64"}), columns, found)
+
+
+@dataclass
+class _Evaluations:
+    """The predictions of one row, one file per seed; or why there are none."""
+
+    files: list[Predictions] = field(default_factory=list)
+    seconds: float = float("nan")
+    status: str = "ok"
+    reason: str = ""
+
+    def stop(self, status: str, reason: str) -> _Evaluations:
+        self.status, self.reason = status, reason
+        return self
+
+    @property
+    def images(self) -> frozenset[str]:
+        return self.files[0].images
+
+
+def _load(paths: StudyPaths, block: Block, row: Row) -> _Evaluations:
+    found = _Evaluations()
+    if row.entry is not None and (reason := block.task.skip_reason(row.entry, block.dataset)):
+        return found.stop("skipped", reason)
+    needed = {"fraction", "draw"}.union(*(METRICS[spec.key].columns for spec in block.specs))
+    seconds: list[float] = []
+    pending: list[int] = []
+    for seed in row.seeds:
+        path = paths.predictions(block.task_name, block.protocol_name, block.dataset, row.name, seed)
+        which = f"seed {seed}: " if len(row.seeds) > 1 else ""
+        if failure_path(path).is_file():  # a later success removes it, so predictions beside it are older
+            return found.stop("failed", which + failure_reason(failure_path(path)))
+        if not path.is_file():
+            pending.append(seed)
+            continue
+        try:
+            frame, meta = read_predictions(path)
+        except UserError as error:
+            return found.stop("failed", which + error.problem)
+        if missing := sorted(needed - set(frame.columns)):
+            return found.stop("failed", f"{which}predictions lack the columns {', '.join(missing)}")
+        file = Predictions.of(frame)
+        for fraction, draws in block.plan.items():
+            at = fraction_name(block.task, fraction) or "this setting"
+            for draw in draws:
+                if (fraction, draw) not in file.groups:
+                    return found.stop("failed", f"{which}predictions lack draw {draw} at {at}: run again")
+                if not file.covers_all(file.groups[fraction, draw]):
+                    return found.stop(
+                        "failed", f"{which}predictions of draw {draw} at {at} lack test images: run again"
+                    )
+        found.files.append(file)
+        seconds.append(float(meta.get("seconds", "nan")))
+    if len({file.images for file in found.files}) > 1:
+        return found.stop("failed", "the seeds were evaluated on different test images: run again")
+    if pending:
+        some = f" (seeds {', '.join(map(str, pending))} of {len(row.seeds)})" if found.files else ""
+        return found.stop("pending", f"not computed yet{some}")
+    found.seconds = float(np.mean(seconds))
+    return found
+
+
+def _compute_block(study: Study, paths: StudyPaths, block: Block) -> tuple[list[dict[str, Any]], list[Column]]:
+    loaded = {row.name: _load(paths, block, row) for row in block.rows}
+    there = [e for e in loaded.values() if e.status == "ok"]
+    reference: frozenset[str] = frozenset()
+    if there:  # methods are compared on the same images only; the set that most rows have is the reference
+        reference = Counter(e.images for e in there).most_common(1)[0][0]
+        for e in there:
+            if e.images != reference:
+                e.stop(
+                    "failed",
+                    f"predictions are of {len(e.images)} test images that differ from the other rows' {len(reference)}: run again",
+                )
+    patients = pd.Index([])
+    weights = np.zeros((0, 0), dtype=np.float32)
+    names = (study.seed, "bootstrap", block.task_name, block.dataset)
+    replicates = study.statistics.bootstrap
+    for e in there:
+        if e.status == "ok":  # in the order of the test set, not of the ids, whose hashes differ between machines
+            patients = e.files[0].patients
+            weights = statistics.multiplicities(len(patients), replicates, generator(*names))
+            break
+
+    records, columns = [], []
+    for index, spec in enumerate(block.specs):
+        for fraction, draws in block.plan.items():
+            draw_weights = statistics.multiplicities(len(draws), replicates, generator(*names, "draws"), fewer=1)
+            estimates: dict[str, statistics.Estimate] = {}
+            reasons: dict[str, str] = {}
+            for row in block.rows:
+                if loaded[row.name].status == "ok":
+                    seed_weights = statistics.multiplicities(
+                        len(row.seeds), replicates, generator(*names, "seeds", row.name), fewer=1
+                    )
+                    try:
+                        values, resampled = _evaluate(loaded[row.name], spec, fraction, draws, patients, weights)
+                    except Undefined as error:
+                        reasons[row.name] = f"{spec.title}: {error}"
+                    else:
+                        estimates[row.name] = statistics.combine(
+                            values, resampled, seed_weights, draw_weights, study.statistics.level
+                        )
+            column = _column(study, block, spec, fraction, index == 0, estimates)
+            ranked = [r.name for r in block.rows if r.name in estimates and not r.control]
+            ranks = dict(zip(ranked, column.ranking.ranks, strict=True))
+            columns.append(column)
+            for row in block.rows:
+                e, estimate = loaded[row.name], estimates.get(row.name)
+                undefined = e.status == "ok" and estimate is None
+                records.append({
+                    "task": block.task_name, "protocol": block.protocol_name, "dataset": block.dataset, "metric": spec.title,
+                    "method": row.name, "seed_count": len(row.seeds), "draw_count": len(draws), "fraction": fraction,
+                    "value": estimate.value if estimate else np.nan, "ci_low": estimate.low if estimate else np.nan,
+                    "ci_high": estimate.high if estimate else np.nan, "n_test": len(reference) if e.status == "ok" else None,
+                    "status": "failed" if undefined else e.status, "reason": reasons[row.name] if undefined else e.reason,
+                    "seconds": e.seconds, "rank": ranks.get(row.name),
+                })  # fmt: skip
+    return records, columns
+
+
+def _evaluate(
+    found: _Evaluations, spec: MetricSpec, fraction: int, draws: list[int], patients: pd.Index, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The metric [S, D] and its resamples [S, D, R]."""
+    metric = METRICS[spec.key]
+    shape = (len(found.files), len(draws))
+    values, resampled = np.empty(shape), np.empty((*shape, weights.shape[1]))
+    for s, file in enumerate(found.files):
+        units = patients.get_indexer(file.patients)[file.patient]
+        for d, draw in enumerate(draws):
+            rows = file.groups[fraction, draw]
+            values[s, d], resampled[s, d] = metric.resample(file.frame.take(rows), units[rows], weights, spec.args)
+    return values, resampled
+
+
+def _column(
+    study: Study, block: Block, spec: MetricSpec, fraction: int, main: bool, estimates: dict[str, statistics.Estimate]
+) -> Column:
+    level = study.statistics.level
+    methods = [r.name for r in block.rows if not r.control and r.name in estimates]
+    untrained = [r.name for r in block.rows if r.control and r.entry is not None and r.name in estimates]
+    floors = [estimates[r.name].value for r in block.rows if r.control and r.name != ORACLE and r.name in estimates]
+    ranking = statistics.tied_ranks(
+        [estimates[m].value for m in methods], [estimates[m].replicates for m in methods], level
+    )
+    above = {
+        m: all(statistics.better(estimates[m].replicates, estimates[c].replicates, level) for c in untrained)
+        for m in methods
+        if untrained
+    }
+    ceiling = estimates[ORACLE].value if ORACLE in estimates else 1.0
+    return Column(
+        block.task_name, block.protocol_name, block.dataset, spec.title, fraction, main,
+        ranking, above, max(floors, default=float("nan")), ceiling,
+    )  # fmt: skip
+
+
+def write_cells(cells: pd.DataFrame, path: Path) -> None:
+    """``cells.csv``: numbers with six decimals, seconds with one."""
+    rounded = cells.round({"value": 6, "ci_low": 6, "ci_high": 6, "seconds": 1})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rounded.to_csv(path, index=False)

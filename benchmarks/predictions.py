@@ -1,0 +1,92 @@
+"""Predictions on disk: one parquet file per task, protocol, data set, method and seed, with its own description inside."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mlip.errors import UserError
+
+META = b"mlip"
+
+
+def write_predictions(frame: pd.DataFrame, path: Path, meta: dict[str, Any]) -> None:
+    """Write predictions and, in the same file, what they are: {seconds, task, protocol, dataset, method, seed, ...}.
+
+    The file appears under its name only when complete. An earlier ``.failed.json`` of the same evaluation is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), META: json.dumps(meta, sort_keys=True).encode()}
+    )
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        pq.write_table(table, partial, compression="zstd")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    failure_path(path).unlink(missing_ok=True)
+
+
+def read_predictions(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Predictions and their metadata.
+
+    Raises
+    ------
+    UserError : the file is absent, not parquet, or was not written by :func:`write_predictions`.
+    """
+    try:
+        table = pq.read_table(path)
+        meta = json.loads(table.schema.metadata[META])
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"predictions cannot be read ({type(error).__name__})", where=path, fix="delete it and run again"
+        ) from None
+    return table.to_pandas(), meta
+
+
+def failure_path(path: Path) -> Path:
+    """Where a failed evaluation leaves {"reason": ...} instead of predictions."""
+    return path.with_suffix(".failed.json")
+
+
+def failure_reason(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text())["reason"]).strip().replace("\n", " ") or "failed without a reason"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "failed, and its reason cannot be read"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One predictions file. Strings are turned to codes once, since the metrics look at them hundreds of times."""
+
+    frame: pd.DataFrame
+    groups: dict[tuple[int, int], np.ndarray]  # (fraction, draw) -> rows
+    patients: pd.Index  # distinct, by first appearance
+    patient: np.ndarray  # [rows] index into ``patients``
+    images: frozenset[str]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Predictions:
+        image, images = pd.factorize(frame["image_id"])
+        patient, patients = pd.factorize(frame["patient_id"])
+        coded = frame.drop(columns=["patient_id"]).assign(image_id=image)
+        if "label" in coded:
+            coded["label"] = pd.Categorical(coded["label"])
+        keys: Any = frame.groupby(["fraction", "draw"]).indices.items()
+        groups = {(int(fraction), int(draw)): np.asarray(rows) for (fraction, draw), rows in keys}
+        return cls(coded, groups, pd.Index(patients), patient, frozenset(images))
+
+    def covers_all(self, rows: np.ndarray) -> bool:
+        """Whether these rows are of all images of the file."""
+        return len(np.unique(self.frame["image_id"].to_numpy()[rows])) == len(self.images)

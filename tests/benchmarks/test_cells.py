@@ -1,0 +1,328 @@
+"""Cells of a synthetic study: numbers against scikit-learn, and every way in which a cell can be missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.cells import (
+    COLUMNS,
+    Results,
+    blocks,
+    compute,
+    failure_path,
+    read_predictions,
+    write_cells,
+    write_predictions,
+)
+from benchmarks.task import MetricSpec, Protocol, Task
+from mlip.errors import UserError
+from mlip.paths import StudyPaths
+from mlip.study import Study, parse_study
+
+LABELS = ("Edema", "Pneumonia")
+QUALITY = {"alpha": 3.0, "beta": 3.0, "gamma": 1.0, "noise": 0.0, "noise-vit": 0.0, "constant": 0.0, "oracle": 50.0}
+NOTE = "Data: SIMULATED scores, made for the tests."
+
+
+class Probe(Task):
+    """Stands for a task with label fractions."""
+
+    name = "probe"
+    title = "Probe"
+    needs: ClassVar[Any] = "features"
+    controls = ("constant", "oracle")
+    Protocol = Protocol
+
+    def run(self, job):
+        raise AssertionError("tables read predictions only")
+
+    run_control = run
+
+    def metrics(self, protocol, dataset):
+        return [MetricSpec("auroc", "AUROC"), MetricSpec("average_precision", "Average precision")]
+
+    def check(self, protocol, dataset, study):
+        pass
+
+
+class Direct(Probe):
+    """Stands for a task without training, which not every method can do."""
+
+    name = "direct"
+    title = "Direct"
+    controls = ("constant",)
+    requires = ("zero_shot",)
+    fraction_unit = ""
+
+
+@dataclass
+class World:
+    """A study in a temporary folder, and a way to give it predictions."""
+
+    study: Study
+    paths: StudyPaths
+
+    def predict(self, task: str, dataset: str, method: str, seed: int = 0, change: Callable | None = None) -> Path:
+        """Write predictions of ``QUALITY[method]``; ``change`` edits the frame first."""
+        config = self.study.tasks[task]
+        plan = {"probe": Probe, "direct": Direct}[task]().plan(None, config)
+        frame = simulate(QUALITY[method], plan, method=method, seed=seed, dataset=dataset)
+        path = self.paths.predictions(task, "plain", dataset, method, seed)
+        meta = {"seconds": 2.5, "task": task, "dataset": dataset, "method": method, "seed": seed}
+        write_predictions(change(frame) if change else frame, path, meta)
+        return path
+
+    def fill(self, tasks: tuple[str, ...] = ("probe", "direct"), datasets: tuple[str, ...] = ("rsna", "siim")) -> None:
+        """All predictions of the study, or of a part of it."""
+        for block in blocks(self.study):
+            if block.task_name in tasks and block.dataset in datasets:
+                for row in block.rows:
+                    if row.entry is None or not block.task.skip_reason(row.entry, block.dataset):
+                        for seed in row.seeds:
+                            self.predict(block.task_name, block.dataset, row.name, seed)
+
+    def cells(self) -> pd.DataFrame:
+        return compute(self.study).cells
+
+
+def simulate(quality: float, plan: list[tuple[int, int]], *, method: str, seed: int, dataset: str) -> pd.DataFrame:
+    """120 images of 70 patients; the truth belongs to the data set, the noise to images, methods, seeds and draws."""
+    world = np.random.default_rng(len(dataset))
+    owner = world.integers(0, 70, 120)
+    truth = world.random((2, 120)) < 0.4
+    difficulty = world.normal(size=(2, 120))
+    own = np.random.default_rng([seed, *method.encode()])
+    parts = []
+    for fraction, draw in plan:
+        strength = quality * (0.5 if fraction == 1 else 1.0)
+        for k, label in enumerate(LABELS):
+            score = strength * truth[k] + difficulty[k] + 0.3 * own.normal(size=120)
+            parts.append(
+                pd.DataFrame({
+                    "image_id": [f"{dataset}{i:04d}" for i in range(120)], "patient_id": [f"p{o:03d}" for o in owner],
+                    "fraction": fraction, "draw": draw, "label": label, "y": truth[k].astype(float),
+                    "p": 0.5 if method == "constant" else 1 / (1 + np.exp(-score)),
+                })
+            )  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> World:
+    """The study, with method folders, tasks and protocols of its own put in place of the real ones."""
+    folders = {}
+    for name, status in (
+        ("alpha", "official-agreement"),
+        ("beta", "reconstruction"),
+        ("gamma", "external"),
+        ("noise", "control"),
+    ):
+        folder = folders[name] = tmp_path / "methods" / name
+        folder.mkdir(parents=True)
+        manifest = {
+            "id": name, "title": name.capitalize(), "paper": "none", "citation": "none", "year": 2024, "status": status,
+            "encoders": {"supports": ["cnn", "vit"], "prefers": "cnn"}, "trained": status != "control",
+            "capabilities": [] if name == "gamma" else ["zero_shot"], "components": {"extra": {"doc": "a part", "source": "ours"}},
+            "recipes": {"small": {"epochs": 3, "batch_size": 8, "lr": 0.001, "weight_decay": 0.1}},
+        }  # fmt: skip
+        (folder / "method.yaml").write_text(yaml.safe_dump(manifest))
+    tasks = {"probe": Probe(), "direct": Direct()}
+    quirks = ["the metric is averaged twice"]
+    protocol = lambda task, name: Protocol(name=name, title=f"Plain {task}", lineage="nobody 1999", quirks=quirks)  # noqa: E731
+    monkeypatch.setattr("mlip.registry.method_folders", lambda: folders)
+    for module in ("mlip.registry", "mlip.planning"):
+        monkeypatch.setattr(f"{module}.tasks", lambda: tasks)
+        monkeypatch.setattr(f"{module}.protocol", protocol)
+    dataset = {"reader": "rsna", "root": str(tmp_path / "raw")}
+    raw: dict[str, Any] = {
+        "study": "simulated", "title": "Simulated study", "data_note": NOTE,
+        "work": str(tmp_path / "work"), "results": str(tmp_path / "results"),
+        "datasets": {"rsna": dataset, "siim": dataset},
+        "encoders": {"cnn": {"name": "resnet"}, "vit": {"name": "vit"}, "text": {}},
+        "pretrain": {"datasets": ["rsna"], "epochs": 2, "batch_size": 8},
+        "methods": {"variants": {"noise-vit": {"method": "noise", "encoder": "vit", "title": "Noise (ViT)"}}},
+        "tasks": {
+            "probe": {"datasets": ["rsna", "siim"], "protocols": ["plain"], "fractions": [1, 100], "draws": 2},
+            "direct": {"datasets": ["rsna"], "protocols": ["plain"]},
+        },
+        "statistics": {"bootstrap": 200},
+    }  # fmt: skip
+    study = parse_study({**raw, **changes}, where="test")
+    return World(study, StudyPaths(study))
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch) -> World:
+    return make_world(tmp_path, monkeypatch)
+
+
+def pick(
+    cells: pd.DataFrame,
+    method: str,
+    task: str = "probe",
+    dataset: str = "rsna",
+    fraction: int = 1,
+    metric: str = "AUROC",
+):
+    found = cells[
+        (cells["task"] == task) & (cells["dataset"] == dataset) & (cells["fraction"] == fraction)
+        & (cells["metric"] == metric) & (cells["method"] == method)
+    ]  # fmt: skip
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_predictions_survive_the_disk_with_their_metadata(tmp_path):
+    path = tmp_path / "a" / "seed0.parquet"
+    frame = pd.DataFrame({"image_id": ["a", "b"], "scores": [[0.9, 0.5], []], "n_truth": [1, 0]})
+    failure_path(path).parent.mkdir()
+    failure_path(path).write_text('{"reason": "earlier"}')
+    write_predictions(frame, path, {"seconds": 1.5, "seed": 0})
+    found, meta = read_predictions(path)
+    assert meta == {"seconds": 1.5, "seed": 0}
+    assert [list(s) for s in found["scores"]] == [[0.9, 0.5], []] and list(found["image_id"]) == ["a", "b"]
+    assert [p.name for p in path.parent.iterdir()] == ["seed0.parquet"]  # nothing partial, no old failure
+    path.write_text("no parquet")
+    with pytest.raises(UserError, match=r"seed0\.parquet: predictions cannot be read"):
+        read_predictions(path)
+
+
+def test_nothing_computed_yet_gives_every_cell_as_pending(world):
+    cells = world.cells()
+    assert list(cells.columns) == COLUMNS
+    # probe: 2 data sets x 2 fractions x 2 metrics x 7 rows; direct: 2 metrics x 6 rows
+    assert len(cells) == 2 * 2 * 2 * 7 + 2 * 6
+    skipped = cells["status"] == "skipped"
+    assert set(cells.loc[skipped, "method"]) == {"gamma"} and set(cells.loc[skipped, "task"]) == {"direct"}
+    assert set(cells.loc[~skipped, "status"]) == {"pending"}
+    assert cells["reason"].str.len().min() > 0 and cells["value"].isna().all()
+
+
+def test_value_is_the_mean_over_draws_of_scikit_learn_s(world):
+    path = world.predict("probe", "rsna", "alpha")
+    frame, _ = read_predictions(path)
+    cell = pick(world.cells(), "alpha")
+    expected = [roc_auc_score(g["y"], g["p"]) for _, g in frame[frame["fraction"] == 1].groupby(["draw", "label"])]
+    assert len(expected) == 4 and cell["value"] == pytest.approx(np.mean(expected))
+    assert cell["ci_low"] < cell["value"] < cell["ci_high"]
+    assert (cell["seed_count"], cell["draw_count"], cell["n_test"], cell["seconds"], cell["rank"]) == (
+        1,
+        2,
+        120,
+        2.5,
+        1,
+    )
+    assert pick(world.cells(), "alpha", fraction=100)["draw_count"] == 1
+
+
+def test_a_full_study_ranks_methods_and_not_controls(world):
+    world.fill()
+    results: Results = compute(world.study)
+    cells = results.cells
+    assert set(cells["status"]) == {"ok", "skipped"}
+    ranks = {m: pick(cells, m, fraction=100)["rank"] for m in QUALITY}
+    assert ranks["alpha"] == ranks["beta"] == 1 and ranks["gamma"] == 3
+    assert all(pd.isna(ranks[m]) for m in ("noise", "noise-vit", "constant", "oracle"))
+    column = next(c for c in results.columns if (c.task, c.dataset, c.fraction, c.main) == ("probe", "rsna", 100, True))
+    assert column.above_controls == {"alpha": True, "beta": True, "gamma": True}
+    assert column.ceiling == pytest.approx(1.0) and 0.4 < column.floor < 0.65
+    assert column.ranking.separable == 2
+    assert pick(cells, "constant")["value"] == 0.5
+
+
+def test_a_new_method_leaves_the_numbers_of_the_others_alone(world):
+    for method in ("alpha", "gamma", "noise"):
+        world.predict("probe", "rsna", method)
+    before = world.cells()
+    world.predict("probe", "rsna", "beta")
+    after = world.cells()
+    for method in ("alpha", "gamma", "noise"):
+        pd.testing.assert_series_equal(pick(before, method).drop("rank"), pick(after, method).drop("rank"))
+    pd.testing.assert_frame_equal(after, world.cells())
+
+
+def test_failed_cells_keep_their_reason(world):
+    world.fill(("probe",), ("rsna",))
+    path = world.paths.predictions("probe", "plain", "rsna", "alpha", 0)
+    failure_path(path).write_text(json.dumps({"reason": "loss is\nNaN"}))
+    cell = pick(world.cells(), "alpha")
+    assert (cell["status"], cell["reason"]) == ("failed", "loss is NaN")  # although older predictions are there
+    assert np.isnan(cell["value"]) and pd.isna(cell["rank"])
+    assert pick(world.cells(), "beta")["rank"] == 1
+
+
+def drop_draw(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["draw"] == 0]
+
+
+def other_images(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["image_id"] < "rsna0100"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (drop_draw, "lack draw 1 at 1 %"),
+        (other_images, "100 test images that differ from the other rows' 120"),
+        (lambda f: f[(f["fraction"] == 1) | (f["image_id"] != "rsna0003")], "draw 0 at 100 % lack test images"),
+        (lambda f: f.drop(columns="p"), "lack the columns p"),
+        (lambda f: f.assign(p=np.nan), "240 of 240 scores are not finite"),
+        (lambda f: f.assign(y=0.0), "'Edema' has only negatives among 120"),
+    ],
+)
+def test_predictions_that_do_not_fit_fail_their_own_cell_only(world, change, reason):
+    world.fill(("probe",), ("rsna",))
+    world.predict("probe", "rsna", "beta", change=change)
+    cells = world.cells()
+    cell = pick(cells, "beta")
+    assert cell["status"] == "failed" and reason in cell["reason"]
+    assert pick(cells, "alpha")["status"] == "ok"
+
+
+def test_unreadable_predictions_fail_their_cell(world):
+    world.fill(("probe",), ("rsna",))
+    world.paths.predictions("probe", "plain", "rsna", "beta", 0).write_bytes(b"PAR1 broken")
+    assert "cannot be read" in pick(world.cells(), "beta")["reason"]
+
+
+def test_a_cell_needs_all_its_seeds(tmp_path, monkeypatch):
+    world = make_world(tmp_path, monkeypatch, pretrain={"datasets": ["rsna"], "seeds": [0, 1, 2]})
+    world.predict("probe", "rsna", "alpha", 0)
+    world.predict("probe", "rsna", "alpha", 2)
+    world.predict("probe", "rsna", "constant")
+    cell = pick(world.cells(), "alpha")
+    assert (cell["status"], cell["reason"]) == ("pending", "not computed yet (seeds 1 of 3)")
+    path = world.paths.predictions("probe", "plain", "rsna", "alpha", 1)
+    failure_path(path).write_text('{"reason": "out of memory"}')
+    cell = pick(world.cells(), "alpha")
+    assert (cell["status"], cell["reason"]) == ("failed", "seed 1: out of memory")
+    world.predict("probe", "rsna", "alpha", 1)
+    cells = world.cells()
+    assert pick(cells, "alpha")["status"] == "ok" and pick(cells, "alpha")["seed_count"] == 3
+    assert pick(cells, "constant")["seed_count"] == 1  # controls have one seed
+
+
+def test_cells_csv_reads_back(world, tmp_path):
+    world.fill(("probe",), ("rsna",))
+    cells = world.cells()
+    write_cells(cells, tmp_path / "cells.csv")
+    again = pd.read_csv(tmp_path / "cells.csv")
+    assert list(again.columns) == COLUMNS and len(again) == len(cells)
+    np.testing.assert_allclose(again["value"], cells["value"], atol=1e-6)
+    assert list(again["reason"].fillna("")) == list(cells["reason"])
+    assert again["rank"].notna().sum() == cells["rank"].notna().sum()
+
+
+def test_a_task_that_does_not_exist_is_named(tmp_path, monkeypatch):
+    world = make_world(tmp_path, monkeypatch, tasks={"juggling": {"datasets": ["rsna"]}})
+    with pytest.raises(UserError, match="juggling"):
+        world.cells()

@@ -1,0 +1,148 @@
+"""Detection end to end on planted squares: Detectron2 learns, the encoder does not move, controls and rows are right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks.detection import TASK
+from benchmarks.metrics import METRICS
+from mlip import registry
+from mlip.errors import UserError
+from tests.benchmarks import dense_world as world
+
+torch.set_num_threads(1)
+QUICK = {"iterations": 70, "channels": 32, "levels": 3, "anchor_sizes": [0.15, 0.3, 0.6], "lr": 6e-3}
+
+
+def scores(job, table: pd.DataFrame) -> dict[str, float]:
+    return {m.title: METRICS[m.key].value(table, m.args) for m in TASK.metrics(job.protocol, "squares")}
+
+
+@pytest.mark.parametrize("kind", ["cnn", "vit"])
+def test_detector_learns_planted_squares_and_leaves_the_encoder_alone(kind, tmp_path: Path, monkeypatch) -> None:
+    config = world.study(tmp_path)
+    world.plant(config)
+    encoder = world.encoder(config, kind)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    world.give_encoder(monkeypatch, encoder)
+    job = world.job(TASK, config, **QUICK)
+    table = TASK.run(job)
+
+    assert scores(job, table)["AP50"] > 0.7, "a frozen random encoder suffices to find bright squares"
+    assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
+    assert list(table.columns) == [
+        "image_id",
+        "patient_id",
+        "fraction",
+        "draw",
+        "label",
+        "n_truth",
+        "scores",
+        "matched",
+    ]
+    assert len(table) == 24 and set(table.n_truth) == {0, 1} and set(table.label) == {"Pneumonia"}
+    assert (table.scores.map(len) == table.matched.map(len)).all()
+    results = json.loads((job.output.parent / "seed0.f100.d0.json").read_text())
+    assert len(results) == table.scores.map(len).sum()
+    assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
+    again = TASK.run(world.job(TASK, config, **QUICK | {"iterations": 3}))
+    twice = TASK.run(world.job(TASK, config, **QUICK | {"iterations": 3}))
+    pd.testing.assert_frame_equal(again, twice)
+
+
+@pytest.mark.parametrize("kind", ["cnn", "vit"])
+def test_detector_is_detectron2_and_cached_maps_equal_images(kind, tmp_path: Path) -> None:
+    from benchmarks.dense.features import EncoderMaps, FrozenFeatures
+    from benchmarks.detection.backbone import EncoderBackbone, SimpleFeaturePyramid
+    from benchmarks.detection.model import Detector, build_retinanet
+    from mlip.data.batches import to_tensor
+
+    from detectron2.modeling import Backbone  # isort: skip  (importable after the compatibility module)
+    from detectron2.modeling.backbone.fpn import FPN
+    from detectron2.modeling.meta_arch.retinanet import RetinaNet
+
+    config = world.study(tmp_path)
+    protocol = registry.protocol("detection", "strict")
+    maps = EncoderMaps(world.encoder(config, kind), world.SIZE, protocol.levels)
+    net = build_retinanet(maps, protocol, 2)
+    assert isinstance(net, RetinaNet) and isinstance(net.backbone.bottom_up, EncoderBackbone)
+    assert isinstance(net.backbone, FPN if kind == "cnn" else SimpleFeaturePyramid) and isinstance(
+        net.backbone, Backbone
+    )
+    trained = {n for n, p in net.named_parameters() if p.requires_grad}
+    assert trained and not any("encoder" in n for n in trained)
+    net.train()
+    assert not any(m.training for m in maps.modules())
+
+    images = np.random.default_rng(0).integers(0, 255, (2, world.SIZE, world.SIZE)).astype(np.uint8)
+    net.eval()
+    net.test_score_thresh = 0.0
+    whole = net([{"image": x} for x in to_tensor(images)])
+    features = FrozenFeatures(maps, images, np.arange(2), torch.device("cpu"))
+    found = Detector(net, maps, world.SIZE).detect(features.batch(np.arange(2)))
+    for a, b in zip(whole, found, strict=True):
+        np.testing.assert_allclose(a["instances"].pred_boxes.tensor.detach().numpy(), b.corners, atol=1e-3)
+        np.testing.assert_allclose(a["instances"].scores.detach().numpy(), b.scores, atol=1e-5)
+
+
+def test_two_categories_make_two_rows_an_image(tmp_path: Path, monkeypatch) -> None:
+    config = world.study(tmp_path, reader="covid_chestxray")
+    world.plant(config, categories=("Right Lung", "Left Lung"))
+    world.give_encoder(monkeypatch, world.encoder(config, "cnn"))
+    table = TASK.run(world.job(TASK, config, **QUICK | {"iterations": 2}))
+    # In this reader a film without boxes was not annotated: the 12 empty ones are left out, not taken for negatives.
+    assert len(table) == 12 * 2 and table.image_id.nunique() == 12
+    assert (table.groupby("image_id").n_truth.sum() == 1).all()
+    assert table.label.tolist()[:2] == ["Right Lung", "Left Lung"]
+
+
+def test_prior_box_knows_the_place_but_not_the_image(tmp_path: Path) -> None:
+    config = world.study(tmp_path)
+    world.plant(config)
+    job = world.job(TASK, config, method="prior-box")
+    table = TASK.run_control(job)
+    assert len(set(table.scores.map(tuple))) == 1, "every image gets the same boxes"
+    assert len(table.scores[0]) == job.protocol.prior_boxes
+    assert sum(table.scores[0]) == pytest.approx(0.5), "half of the films have one box"
+    assert 0 < scores(job, table)["AP50"] < 0.7
+
+
+def test_prior_boxes_of_one_place_are_that_place() -> None:
+    from benchmarks.detection.boxes import ImageBoxes
+    from benchmarks.detection.prior import prior_boxes
+
+    box = ImageBoxes(np.array([[10.0, 20, 30, 5]]), np.array([1]))
+    empty = ImageBoxes(np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
+    prior = prior_boxes([box, box, empty, empty], 2, 4, seed=0)
+    assert (
+        prior.boxes.tolist() == [[10, 20, 30, 5]]
+        and prior.categories.tolist() == [1]
+        and prior.scores.tolist() == [0.5]
+    )
+    assert len(prior_boxes([empty], 2, 4, seed=0)) == 0
+
+
+def test_best_val_keeps_the_best_weights(tmp_path: Path, monkeypatch) -> None:
+    config = world.study(tmp_path)
+    world.plant(config)
+    world.give_encoder(monkeypatch, world.encoder(config, "cnn"))
+    budget = {k: v for k, v in QUICK.items() if k not in ("lr", "iterations")}
+    job = world.job(TASK, config, protocol="mgca-2022", epochs=2, head_convs=1, score_threshold=0.01, **budget)
+    titles = list(scores(job, TASK.run(job)))
+    assert titles == ["mAP (lineage's skips)", "mAP", "AP50"]
+
+
+def test_check_names_what_does_not_fit(tmp_path: Path) -> None:
+    protocol = registry.protocol("detection", "strict")
+    TASK.check(protocol, "squares", world.study(tmp_path))
+    with pytest.raises(UserError, match="has no boxes"):
+        TASK.check(protocol, "squares", world.study(tmp_path, reader="siim"))
+    silent = protocol.model_copy(update={"unlabelled_if_empty": {}})
+    with pytest.raises(UserError, match="true negative"):
+        TASK.check(silent, "squares", world.study(tmp_path))

@@ -1,0 +1,95 @@
+"""What detection and segmentation share: drawn batches, schedule, selection, per-fraction keys, the import of Detectron2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from benchmarks.dense.protocol import DenseProtocol, at_fraction
+from benchmarks.dense.training import deterministic, draw_batches, fit, rate
+from mlip.detectron2_compat import prepare
+
+BASE = {"name": "t", "title": "t", "batch_size": 4, "lr": 0.1, "weight_decay": 0.0, "schedule": "constant"}
+
+
+def protocol(**keys) -> DenseProtocol:
+    return DenseProtocol.model_validate({**BASE, "iterations": 10, "selection": "last", **keys})
+
+
+def test_batches_pass_over_all_images_and_balance() -> None:
+    rows, positive = np.arange(100, 120), np.arange(20) < 3
+    plain = draw_batches(rows, positive, 10, 4, False, np.random.default_rng(0))
+    assert len(plain) == 10 and sorted(np.concatenate(plain[:5])) == rows.tolist()
+    balanced = draw_batches(rows, positive, 10, 4, True, np.random.default_rng(0))
+    assert all((batch < 103).sum() == 2 for batch in balanced)
+    assert len(draw_batches(rows[:2], positive[:2], 3, 8, True, np.random.default_rng(0))[0]) == 2
+
+
+def test_rate_warms_up_and_falls() -> None:
+    values = [rate(s, 100, "cosine", 0.1) for s in range(100)]
+    assert values[0] == pytest.approx(0.1) and values[10] == 1.0 and values[-1] < 0.01
+    assert np.all(np.diff(values[10:]) <= 0) and rate(50, 100, "constant", 0.1) == 1.0
+
+
+def test_per_fraction_keys_and_lengths() -> None:
+    assert at_fraction({1: 8, 100: 16}, 1) == 8 and at_fraction({1: 8, 100: 16}, 10) == 16 and at_fraction(3, 10) == 3
+    assert protocol(iterations=None, epochs=3).length(100, 10) == 9, "three passes of ceil(10 / 4) batches"
+    with pytest.raises(ValidationError, match="no entry for 100"):
+        protocol(lr={1: 0.1})
+    with pytest.raises(ValidationError, match="iterations and epochs"):
+        protocol(iterations=None)
+
+
+def test_best_val_restores_the_best_and_stops() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(0.0)
+    seen: list[float] = []
+
+    def validate() -> float:
+        seen.append(model.weight.item())
+        return -abs(model.weight.item() - 0.3)  # best on the way, worse later
+
+    batches = [np.array([0])] * 40
+    with deterministic(torch.device("cpu")):
+        assert torch.are_deterministic_algorithms_enabled()
+        history = fit(
+            model,
+            lambda rows: -model.weight.sum(),
+            batches,
+            protocol(selection="best_val", patience=2),
+            100,
+            1,
+            validate,
+        )
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert model.weight.item() == pytest.approx(0.3, abs=0.01) and len(history) == len(seen) == 5
+    assert not model.training
+
+
+def test_detectron2_imports_and_its_placeholder_says_what_is_missing() -> None:
+    import PIL.Image
+
+    full = prepare()
+    assert prepare() == full
+    import detectron2._C as operators
+    import detectron2.modeling
+
+    assert PIL.Image.LINEAR == PIL.Image.BILINEAR and detectron2.modeling.META_ARCH_REGISTRY
+    if not full:
+        with pytest.raises(AttributeError, match="built with its C\\+\\+ sources"):
+            operators.deform_conv_forward  # noqa: B018
+
+
+def test_looking_at_the_tasks_imports_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from benchmarks import detection, segmentation\n"
+        "assert detection.TASK.name == 'detection' and segmentation.TASK.name == 'segmentation'\n"
+        "assert not {'torch', 'detectron2', 'segmentation_models_pytorch'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,126 @@
+"""Segmentation end to end on planted squares: SMP's decoders learn, the encoder does not move, controls are right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks.metrics import METRICS
+from benchmarks.segmentation import TASK
+from mlip import registry
+from mlip.errors import UserError
+from tests.benchmarks import dense_world as world
+
+torch.set_num_threads(1)
+QUICK = {"iterations": 50, "batch_size": 8, "lr": 4e-3, "pup_channels": [32, 32, 16]}
+POSITIVES, LINEAGE = "Dice (images with the finding)", "Dice (empty = 1 if empty)"
+
+
+def scores(job, table: pd.DataFrame) -> dict[str, float]:
+    return {m.title: METRICS[m.key].value(table, m.args) for m in TASK.metrics(job.protocol, "squares")}
+
+
+@pytest.mark.parametrize(("kind", "goal"), [("cnn", 0.75), ("vit", 0.6)])
+def test_decoder_learns_planted_squares_and_leaves_the_encoder_alone(kind, goal, tmp_path: Path, monkeypatch) -> None:
+    config = world.study(tmp_path)
+    world.plant(config, unknown_masks=2)
+    encoder = world.encoder(config, kind)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    world.give_encoder(monkeypatch, encoder)
+    job = world.job(TASK, config, **QUICK)
+    table = TASK.run(job)
+
+    assert scores(job, table)[POSITIVES] > goal, "a frozen random encoder suffices to outline bright squares"
+    assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
+    assert list(table.columns) == ["image_id", "patient_id", "fraction", "draw", "tp", "predicted", "truth"]
+    assert len(table) == 22, "films without a known mask are left out"
+    assert (table.tp <= table[["predicted", "truth"]].min(axis=1)).all() and (table.truth > 0).sum() == 11
+    again = TASK.run(world.job(TASK, config, **QUICK | {"iterations": 3}))
+    twice = TASK.run(world.job(TASK, config, **QUICK | {"iterations": 3}))
+    pd.testing.assert_frame_equal(again, twice)
+
+
+def test_decoders_are_smp() -> None:
+    from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+
+    from benchmarks.dense.features import EncoderMaps
+    from benchmarks.segmentation.model import ProgressiveUpsampling, Segmenter
+
+    config = world.study(Path("unused"))
+    protocol = registry.protocol("segmentation", "strict")
+    for kind, expected in (("cnn", UnetDecoder), ("vit", ProgressiveUpsampling)):
+        maps = EncoderMaps(world.encoder(config, kind), world.SIZE)
+        model = Segmenter(maps, protocol, world.SIZE)
+        assert any(isinstance(m, expected) for m in model.modules())
+        assert model(maps(torch.zeros(2, 3, world.SIZE, world.SIZE))).shape == (2, 1, world.SIZE, world.SIZE)
+        assert not any("encoder" in name for name in model.state_dict())
+
+
+def test_mgca_loss_is_ten_focal_minus_log_dice() -> None:
+    from benchmarks.segmentation.losses import FocalDice
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 1, 8, 8, generator=generator)
+    truth = (torch.rand(3, 1, 8, 8, generator=generator) > 0.7).float()
+    p = torch.sigmoid(logits)
+    right = torch.where(truth > 0, p, 1 - p)
+    focal = (-((1 - right) ** 2) * right.log()).mean()
+    dice = (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)
+    criterion = FocalDice(registry.protocol("segmentation", "mgca-2022"))
+    assert criterion(logits, truth).item() == pytest.approx((10 * focal - dice.log()).item(), rel=1e-5)
+    nothing = torch.zeros_like(truth)
+    assert criterion(logits, nothing) > criterion(logits - 5, nothing), (
+        "false pixels cost also where there is no finding"
+    )
+    ours = FocalDice(registry.protocol("segmentation", "strict"))
+    assert ours(logits, truth).item() == pytest.approx((10 * focal + 1 - dice).item(), rel=1e-5)
+
+
+def test_empty_mask_shows_what_the_lineages_rule_gives_away(tmp_path: Path) -> None:
+    config = world.study(tmp_path)
+    world.plant(config)
+    job = world.job(TASK, config, method="empty-mask")
+    table = TASK.run_control(job)
+    assert scores(job, table) == {POSITIVES: 0.0, LINEAGE: 0.5}
+    lineage = world.job(TASK, config, protocol="mgca-2022")
+    assert list(scores(lineage, table)) == [LINEAGE, POSITIVES]
+
+
+def test_mean_mask_beats_nothing_and_is_the_same_everywhere(tmp_path: Path) -> None:
+    config = world.study(tmp_path)
+    world.plant(config)
+    job = world.job(TASK, config, method="mean-mask")
+    table = TASK.run_control(job)
+    assert len(set(table.predicted)) == 1 and table.predicted[0] > 0
+    assert 0.1 < scores(job, table)[POSITIVES] < 0.7
+
+
+def test_mean_mask_takes_the_level_with_the_best_training_dice() -> None:
+    from benchmarks.segmentation.prior import mean_mask
+
+    masks = np.zeros((4, 4, 4), dtype=np.uint8)
+    masks[:3, :2] = 1  # three times the upper half, once with a corner more
+    masks[2, 3, 3] = 1
+    best = mean_mask(masks, np.arange(4))
+    assert best[:2].all() and not best[2:].any()
+    assert not mean_mask(masks, np.array([3])).any()
+
+
+def test_validation_selects_and_stops(tmp_path: Path, monkeypatch) -> None:
+    config = world.study(tmp_path)
+    world.plant(config)
+    world.give_encoder(monkeypatch, world.encoder(config, "cnn"))
+    small = {"unet_channels": [32, 16, 16, 8], "epochs": 2}
+    job = world.job(TASK, config, protocol="mgca-2022", **small)
+    assert len(TASK.run(job)) == 24
+
+
+def test_check_refuses_a_data_set_without_masks(tmp_path: Path) -> None:
+    protocol = registry.protocol("segmentation", "strict")
+    TASK.check(protocol, "squares", world.study(tmp_path))
+    with pytest.raises(UserError, match="has no masks"):
+        TASK.check(protocol, "squares", world.study(tmp_path, reader="object_cxr"))

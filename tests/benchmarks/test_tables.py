@@ -1,0 +1,194 @@
+"""Pages, leaderboard and figures of a synthetic study."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.predictions import failure_path, read_predictions, write_predictions
+from benchmarks.tables import build_tables, letter
+from tests.benchmarks.test_cells import NOTE, World, make_world
+
+
+def card(world: World, method: str, seconds: float) -> None:
+    folder = world.paths.pretrain(method, 0)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"seconds": seconds, "samples_per_second": 8.0, "steps": 500, "recipe": {"batch_size": 8}}
+    (folder / "card.json").write_text(json.dumps({**facts, "parameters_image_encoder": 2e6, "parameters_total": 3.5e6}))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def table(text: str, start: str) -> dict[str, list[str]]:
+    """The first table after ``start``: first column -> the other columns."""
+    lines = text[text.index(start) :].splitlines()
+    first = next(k for k, line in enumerate(lines) if line.startswith("|"))
+    rows = {}
+    for line in lines[first:]:
+        if not line.startswith("|"):
+            break
+        name, *rest = [c.strip() for c in line.strip("|").split("|")]
+        rows[name] = rest
+    return rows
+
+
+def test_tables_compile_when_nothing_is_computed(tmp_path, monkeypatch):
+    world = make_world(tmp_path, monkeypatch)
+    build_tables(world.study)
+    names = set(tree(tmp_path / "results"))
+    pages = {"simulated.md", "simulated/cost.md", "simulated/probe.md", "simulated/direct.md"}
+    assert names == pages | {
+        "simulated/cells.csv", "simulated/probe.csv", "simulated/direct.csv",
+        "simulated/figures/probe.png", "simulated/figures/direct.png",
+    }  # fmt: skip
+    for page in pages:
+        assert (tmp_path / "results" / page).read_text().splitlines()[0] == NOTE
+    text = world.paths.leaderboard.read_text()
+    rows = table(text, "## Protocol `plain`: Plain direct")
+    assert rows["Alpha"] == ["pending [a]"] and rows["Gamma"] == ["skipped [b]"]
+    assert "- [a] pending: not computed yet" in text
+    assert "- [b] skipped: the method has no zero_shot capability" in text
+    assert table(text, "# Simulated study")["Alpha"][-1] == "pending"
+    assert "nan" not in text.lower()
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A complete study, its tables built once."""
+    with pytest.MonkeyPatch.context() as patch:
+        world = make_world(tmp_path_factory.mktemp("full"), patch)
+        world.fill()
+        for method in ("alpha", "beta", "gamma"):
+            card(world, method, 100.0)
+        build_tables(world.study)
+        yield world
+
+
+def test_leaderboard_orders_by_mean_rank_and_puts_controls_below(full):
+    text = full.paths.leaderboard.read_text()
+    assert text.splitlines()[0] == NOTE
+    rows = table(text, "# Simulated study")
+    names = list(rows)
+    assert set(names[2:4]) == {"Alpha", "Beta †"}  # after the head and its line
+    assert names[4:] == ["Gamma", "*Controls*", "Noise", "Noise (ViT)"]
+    head = rows["method"]
+    assert head[:6] == ["encoder", "status", "mean rank", "above untrained", "scaled", "Probe 100 %"]
+    alpha, gamma = (dict(zip(head, rows[name], strict=True)) for name in ("Alpha", "Gamma"))
+    assert alpha["mean rank"].endswith("(5 of 5 cells)") and gamma["mean rank"].endswith("(4 of 5 cells)")
+    assert float(alpha["mean rank"].split()[0]) < float(gamma["mean rank"].split()[0])
+    assert (alpha["above untrained"], gamma["Direct"]) == ("5 of 5", "skipped")
+    assert alpha["pre-training"] == "4.0 k pairs seen, 3.5 M parameters"
+    cells = pd.read_csv(full.paths.cells)
+    own = cells[(cells["task"] == "probe") & (cells["metric"] == "AUROC") & (cells["fraction"] == 100)]
+    assert float(alpha["Probe 100 %"]) == pytest.approx(
+        100 * own.loc[own["method"] == "alpha", "value"].mean(), abs=0.06
+    )
+
+
+def test_table_prints_value_interval_and_rank(full):
+    text = (full.paths.results / "probe.md").read_text()
+    rows = table(text, "## Protocol `plain`")
+    assert rows["method"][0] == "rsna AUROC 1 %" and len(rows["method"]) == 4
+    cells = pd.read_csv(full.paths.cells)
+    for name, method in (("Alpha", "alpha"), ("Beta †", "beta"), ("Gamma", "gamma"), ("Constant", "constant")):
+        for column, printed in zip(rows["method"], rows[name], strict=True):
+            dataset, fraction = column.split()[0], int(column.split()[2])
+            cell = cells[
+                (cells["task"] == "probe") & (cells["method"] == method) & (cells["dataset"] == dataset)
+                & (cells["fraction"] == fraction) & (cells["metric"] == "AUROC")
+            ].iloc[0]  # fmt: skip
+            numbers = [float(n) for n in re.findall(r"[\d.]+", printed)]
+            expected = [100 * cell[c] for c in ("value", "ci_low", "ci_high")]
+            np.testing.assert_allclose(numbers[:3], expected, atol=0.06)
+            assert printed.startswith("**") == (cell["rank"] == 1)
+            assert len(numbers) == (3 if method == "constant" else 4)
+            if method != "constant":
+                assert numbers[3] == cell["rank"]
+    assert all(c.endswith("(1=)") for c in rows["Alpha"])  # Beta is as good: they share rank 1
+    names = list(rows)
+    assert names.index("*Controls*") == names.index("Gamma") + 1 and names[-1] == "*Smallest separable gap*"
+    assert all(re.fullmatch(r"[\d.]+ \(2 of 3 pairs\)", gap) for gap in rows["*Smallest separable gap*"])
+    for said in (
+        "the metric is averaged twice",
+        "nobody 1999",
+        "2 at 1 %, 1 at 100 %",
+        "ONE pre-training seed",
+        "rsna 120, siim 120",
+    ):
+        assert said in text
+    assert "Average precision" in text
+
+
+def test_task_csv_scales_between_the_controls(full):
+    table_ = pd.read_csv(full.paths.results / "probe.csv")
+    column = table_[
+        (table_["dataset"] == "rsna") & (table_["metric"] == "AUROC") & (table_["fraction"] == 100)
+    ].set_index("method")
+    assert column.loc["oracle", "scaled"] == pytest.approx(1)
+    floor = column.loc[["noise", "noise-vit", "constant"], "value"].max()
+    expected = (column.loc["alpha", "value"] - floor) / (column.loc["oracle", "value"] - floor)
+    assert column.loc["alpha", "scaled"] == pytest.approx(expected, abs=1e-5)
+    assert "seconds" not in table_
+
+
+def test_published_values_are_not_printed_beside_simulated_ones(full):
+    for page in (full.paths.leaderboard, full.paths.results / "probe.md"):
+        text = page.read_text()
+        assert "not comparable" in text and "G2D" not in text and "reported" not in text
+
+
+def test_same_predictions_same_bytes_whatever_the_machine_s_speed(full):
+    before = tree(full.study.results)
+    for path in full.paths.work.rglob("seed0.parquet"):
+        frame, meta = read_predictions(path)
+        write_predictions(frame, path, {**meta, "seconds": 99.0})
+    card(full, "alpha", 7.0)
+    build_tables(full.study)
+    after = tree(full.study.results)
+    assert {name for name in before if before[name] != after[name]} == {"simulated/cells.csv", "simulated/cost.md"}
+
+
+def test_figures_show_something(full):
+    for task in full.study.tasks:
+        pixels = matplotlib.image.imread(full.paths.results / "figures" / f"{task}.png")[..., :3]
+        colours = {tuple(c) for c in (pixels[::2, ::2].reshape(-1, 3) * 255).round().astype(int)}
+        assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours  # the first two methods
+
+
+def test_cost_is_a_page_of_its_own(tmp_path, monkeypatch):
+    world = make_world(tmp_path, monkeypatch)
+    monkeypatch.setattr("benchmarks.figures.draw", lambda *_: None)  # slow, and not looked at here
+    card(world, "alpha", 123.0)
+    build_tables(world.study)
+    rows = table((world.paths.results / "cost.md").read_text(), "# Pre-training cost")
+    assert rows["Alpha"] == ["cnn", "1 of 1", "123.0", "8.0", "500", "2.00", "3.50"]
+    assert rows["Beta"][:3] == ["cnn", "0 of 1", "pending"]
+    assert "123" not in world.paths.leaderboard.read_text()
+
+
+def test_failures_are_printed_and_do_not_stop_the_tables(tmp_path, monkeypatch):
+    world = make_world(tmp_path, monkeypatch)
+    monkeypatch.setattr("benchmarks.figures.draw", lambda *_: None)  # slow, and not looked at here
+    for method in ("alpha", "gamma", "noise"):
+        world.predict("probe", "rsna", method)
+    path = world.paths.predictions("probe", "plain", "rsna", "beta", 0)
+    path.parent.mkdir(parents=True)
+    failure_path(path).write_text(json.dumps({"reason": "ValueError: the loss is NaN at step 7"}))
+    build_tables(world.study)
+    text = (world.paths.results / "probe.md").read_text()
+    cell = table(text, "## Protocol `plain`")["Beta †"][0]
+    mark = re.fullmatch(r"failed \[(\w+)\]", cell)
+    assert mark and f"- [{mark[1]}] failed: ValueError: the loss is NaN at step 7" in text
+    assert table(world.paths.leaderboard.read_text(), "# Simulated study")["Beta †"][5] == "failed/pending"
+
+
+def test_letters_go_on_after_z():
+    assert [letter(k) for k in (0, 25, 26, 27, 701, 702)] == ["a", "z", "aa", "ab", "zz", "aaa"]
