@@ -1,0 +1,120 @@
+"""GLoRIA (Huang et al., ICCV 2021): global contrast and attention-weighted contrast of words with image regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures, TokenBatch
+from mlip.data.text import join_sentences
+from mlip.encoders.text import aggregate_words
+from mlip.errors import UserError
+from mlip.losses.contrastive import global_losses
+from mlip.losses.local_alignment import gloria_attention, gloria_local_losses, gloria_local_similarity
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mlip.data.text import Report
+
+WHERE = "baselines/gloria/method.yaml"
+
+
+class GLoRIA(Method):
+    """Image features are projected into BERT's own space [E = D_text]; the text has no projection.
+
+    Raises
+    ------
+    UserError : both components are off.
+    """
+
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(context)
+        if not any(self.components.values()):
+            raise UserError("all components are off", where=WHERE, fix="switch one on")
+        dim = self.text_encoder.dim
+        self.head_global = nn.Linear(self.image_encoder.dim, dim)
+        if self.components["local"]:
+            self.head_local = nn.Linear(self.image_encoder.grid_dim, dim, bias=False)  # a 1 x 1 convolution
+        p = self.params
+        self.temperatures = (p["temperature_attention"], p["temperature_words"], p["temperature_loss"])
+
+    def text_view(self, report: Report, rng: np.random.Generator) -> str:
+        """One random sentence of the report, as ``full_report: false`` in the official configuration."""
+        return join_sentences([report.sentences[rng.integers(len(report.sentences))]]) if report.sentences else ""
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms ``global`` and ``local``, each the sum of image-to-text and text-to-image."""
+        image = self.image_encoder(batch.images)
+        sentence, words, pad = self._text(batch.tokens)
+        terms = {}
+        if self.components["global"]:
+            to_text, to_image = global_losses(self.head_global(image.pooled), sentence, self.temperatures[2])
+            terms["global"] = to_text + to_image
+        if self.components["local"]:
+            grid = self.head_local(image.grid).permute(0, 3, 1, 2)
+            to_text, to_image = gloria_local_losses(grid, words.transpose(1, 2), _lengths(pad), self.temperatures)
+            terms["local"] = to_text + to_image
+        return terms
+
+    def loss_weights(self) -> dict[str, float]:
+        return {name: float(self.params[f"weight_{name}"]) for name, on in self.components.items() if on}
+
+    def _text(self, tokens: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Sentence [B, E], words [B, 1+W, E] with [CLS] first, pad mask [B, 1+W].
+
+        Each is a sum over the last layers. The official sentence vector is the mean over all positions of the padded
+        caption; the sum over its pieces has the same direction, and only cosines are taken of it.
+        """
+        count = min(self.params["last_layers"], self.text_encoder.depth)
+        hidden = self.text_encoder(tokens, layers=count).layers.sum(dim=0)
+        words, pad = aggregate_words(hidden, tokens)
+        sentence = (hidden * tokens.attention_mask.unsqueeze(2)).sum(dim=1)
+        return sentence, torch.cat([hidden[:, :1], words], dim=1), functional.pad(pad, (1, 0), value=False)
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """``grid`` is in the text's space where the local component is on, else the encoder's own."""
+        image = self.image_encoder(images)
+        grid = self.head_local(image.grid) if self.components["local"] else image.grid
+        return ImageFeatures(image.pooled, grid, functional.normalize(self.head_global(image.pooled), dim=-1))
+
+    def encode_text(self, texts: Sequence[str]) -> TextFeatures:
+        """``local`` holds [CLS] and the words."""
+        sentence, words, pad = self._text(self.tokenizer(texts).to(self.device))
+        return TextFeatures(functional.normalize(sentence, dim=-1), words, pad)
+
+    def similarity(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """The official zero-shot score: mean of the cosine and of ``5 max_w cos(w, c_w)`` (components that are on)."""
+        scores = []
+        if self.components["global"]:
+            scores.append(super().similarity(image, text))
+        if self.components["local"]:
+            assert text.local is not None and text.local_mask is not None
+            grid, words = image.grid.permute(0, 3, 1, 2), text.local.transpose(1, 2)
+            lengths = _lengths(text.local_mask)
+            scores.append(gloria_local_similarity(grid, words, lengths, self.temperatures, agg="max"))
+        return torch.stack(scores).mean(dim=0)
+
+    @torch.no_grad()
+    def heatmap(self, images: Tensor, text: str) -> Tensor:
+        """Mean attention of the text's words: [B, 3, H, W] -> [B, h, w], each map sums to 1.
+
+        Raises
+        ------
+        UserError : the local component, which trains the attention, is off.
+        """
+        if not self.components["local"]:
+            raise UserError("has no attention without the local component", where=WHERE, fix="switch it on")
+        _, words, pad = self._text(self.tokenizer([text]).to(self.device))
+        grid = self.head_local(self.image_encoder(images).grid).permute(0, 3, 1, 2)
+        words = words.transpose(1, 2).expand(len(images), -1, -1)
+        attention = gloria_attention(grid, words, _lengths(pad).expand(len(images)), self.temperatures[0])
+        return attention[:, 1:].mean(dim=1) if attention.shape[1] > 1 else attention[:, 0]
+
+
+def _lengths(pad: Tensor) -> Tensor:
+    return (~pad).sum(dim=1)

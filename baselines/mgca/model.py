@@ -1,0 +1,119 @@
+"""MGCA (Wang et al., NeurIPS 2022): instance-, token- and prototype-level alignment of radiographs and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures, TokenBatch
+from mlip.encoders.image import ImageOutput
+from mlip.encoders.text import TextOutput, aggregate_words
+from mlip.errors import UserError
+from mlip.losses.contrastive import instance_loss
+from mlip.losses.local_alignment import clipped_weights, mgca_local
+from mlip.losses.prototypes import swapped_prediction
+
+
+class MGCA(Method):
+    """v, t: image and report; p, w: patches and words; C: prototypes. All in one space of width E, cosines throughout.
+
+    Raises
+    ------
+    UserError : all components are off.
+    """
+
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(context)
+        p, on = self.params, self.components
+        if not any(on.values()):
+            raise UserError("all components are off", where="baselines/mgca/method.yaml", fix="switch one on")
+        if self.text_encoder.depth > p["bert_layers"]:
+            self.text_encoder.keep_layers(p["bert_layers"])
+        image, text, size = self.image_encoder, self.text_encoder, (p["head_hidden"], p["embed_dim"])
+        self.head_v = ProjectionHead(image.dim, *size)
+        self.head_t = ProjectionHead(text.dim, *size)
+        if on["cta"]:
+            self.head_p = ProjectionHead(image.grid_dim, *size)
+            self.head_w = ProjectionHead(text.dim, *size)
+        if on["cpa"]:
+            self.prototypes = nn.Linear(p["embed_dim"], p["prototypes"], bias=False)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms ``ita``, ``cta``, ``cpa`` (those on)."""
+        p, on = self.params, self.components
+        image = self.image_encoder(batch.images, need_attention=on["cta"] and self.image_encoder.kind == "vit")
+        text = self.text_encoder(batch.tokens, need_attention=on["cta"])
+        v, t = self.head_v(image.pooled), self.head_t(text.cls)
+        terms = {}
+        if on["ita"]:
+            terms["ita"] = instance_loss(v, t, p["temperature_global"])
+        if on["cta"]:
+            terms["cta"] = self._token_alignment(image, text, batch.tokens)
+        if on["cpa"]:
+            settings = (p["sinkhorn_epsilon"], p["sinkhorn_iterations"], p["temperature_prototype"])
+            terms["cpa"] = swapped_prediction(v, t, self.prototypes.weight, *settings)
+        return terms
+
+    def loss_weights(self) -> dict[str, float]:
+        return {name: float(self.params[f"weight_{name}"]) for name, on in self.components.items() if on}
+
+    def on_backward(self, batch: Batch) -> None:
+        """Keep the prototypes still during the first epochs (``freeze_prototypes_epochs``)."""
+        if self.components["cpa"] and batch.epoch < self.params["freeze_prototypes_epochs"]:
+            self.prototypes.weight.grad = None  # not zero: AdamW would still decay it
+
+    def _token_alignment(self, image: ImageOutput, text: TextOutput, tokens: TokenBatch) -> Tensor:
+        tokens = _with_sep(tokens)
+        words, pad = aggregate_words(text.hidden, tokens)
+        assert text.attention is not None
+        word_weights = clipped_weights(aggregate_words(text.attention, tokens)[0])
+        patches = image.grid.flatten(1, 2)
+        patch_weights = None
+        if image.attention is not None:  # ViT: how much the class token looks at each patch
+            patch_weights = clipped_weights(image.attention.mean(dim=1)[:, 0, -patches.shape[1] :])
+        return mgca_local(
+            self.head_p(patches),
+            self.head_w(words),
+            pad,
+            word_weights,
+            patch_weights,
+            self.params["temperature_local"],
+            "resnet" if self.image_encoder.kind == "cnn" else "vit",
+        )
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        image = self.image_encoder(images)
+        return ImageFeatures(image.pooled, image.grid, functional.normalize(self.head_v(image.pooled), dim=-1))
+
+    def encode_text(self, texts: Sequence[str]) -> TextFeatures:
+        """``local`` holds the words [B, W, E] where the token component is on."""
+        tokens = self.tokenizer(texts).to(self.device)
+        text = self.text_encoder(tokens)
+        joint = functional.normalize(self.head_t(text.cls), dim=-1)
+        if not self.components["cta"]:
+            return TextFeatures(joint)
+        words, pad = aggregate_words(text.hidden, _with_sep(tokens))
+        return TextFeatures(joint, functional.normalize(self.head_w(words), dim=-1), pad)
+
+
+class ProjectionHead(nn.Module):
+    """Linear-BN-ReLU-Linear-BN(affine=False) on the last axis; the same layers as the 1x1 convolutions for tokens."""
+
+    def __init__(self, dim: int, hidden: int, out: int) -> None:
+        super().__init__()
+        first, last = nn.BatchNorm1d(hidden), nn.BatchNorm1d(out, affine=False)
+        self.layers = nn.Sequential(nn.Linear(dim, hidden), first, nn.ReLU(), nn.Linear(hidden, out), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., E], not normalised; every position of the batch counts in the statistics, as officially."""
+        return self.layers(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+
+def _with_sep(tokens: TokenBatch) -> TokenBatch:
+    """The closing [SEP] as one more word, as in the official token aggregation; [CLS] stays out."""
+    sep = tokens.attention_mask.sum(dim=1, keepdim=True) - 1
+    count = tokens.word_ids.amax(dim=1, keepdim=True) + 1
+    return replace(tokens, word_ids=tokens.word_ids.scatter(1, sep, count))

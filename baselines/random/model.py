@@ -1,0 +1,34 @@
+"""The control: an image encoder and heads that were never trained. What it scores is what a task gives for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures
+from mlip.errors import UserError
+
+
+class RandomEncoder(Method):
+    """Same encoders and initialisation as every other row at step 0, and a random linear head on each side."""
+
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(context)
+        dim = self.params["embed_dim"]
+        self.head_v = nn.Linear(self.image_encoder.dim, dim)
+        self.head_t = nn.Linear(self.text_encoder.dim, dim)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        raise UserError(
+            "is a control and is never trained", where="baselines/random/method.yaml", fix="keep trained: false"
+        )
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        image = self.image_encoder(images)
+        return ImageFeatures(image.pooled, image.grid, functional.normalize(self.head_v(image.pooled), dim=-1))
+
+    def encode_text(self, texts: Sequence[str]) -> TextFeatures:
+        text = self.text_encoder(self.tokenizer(texts).to(self.device))
+        return TextFeatures(functional.normalize(self.head_t(text.cls), dim=-1))

@@ -1,0 +1,284 @@
+"""MLIP of Li et al. (CVPR 2024), reconstructed. README.md says what the seed states and what is our choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures, TokenBatch
+from mlip.cvpr24.divergence import DivergenceEncoder, divergence_loss
+from mlip.cvpr24.false_negatives import knowledge_overlap, soft_info_nce, soft_targets
+from mlip.cvpr24.knowledge_alignment import (
+    EntityEmbeddings,
+    Prototypes,
+    VocabularyAttention,
+    WordKnowledge,
+    entity_contrast,
+    report_mean,
+)
+from mlip.cvpr24.proxies import FusionEncoder, hard_negatives, swap_texts
+from mlip.encoders.image import ImageOutput
+from mlip.encoders.text import TextOutput, aggregate_words
+from mlip.errors import UserError
+from mlip.losses.fusion import TuckerFusion
+from mlip.losses.local_alignment import clipped_weights, mgca_local
+from mlip.losses.prototypes import swapped_prediction
+
+CHOICES = {
+    "divergence_form": ("band", "kl"),
+    "alignment": ("knowledge-aware", "two-step", "plain"),
+    "text_knowledge": ("linked", "attended"),
+    "text_pooling": ("class", "words"),
+    "swap_unit": ("sentence", "report"),
+}
+
+
+class ProjectionHead(nn.Sequential):
+    """Linear-BN-ReLU-Linear-BN(affine=False), MGCA's head."""
+
+    def __init__(self, dim: int, hidden: int, out: int) -> None:
+        super().__init__(
+            nn.Linear(dim, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, out),
+            nn.BatchNorm1d(out, affine=False),
+        )
+
+
+class MLIPDivergenceKnowledge(Method):
+    """Global contrast with divergence encoders, token-knowledge-patch alignment, knowledge-guided category contrast.
+
+    Notation as in README.md: v, t global image and report embeddings; p patches; w words; u knowledge-aware words;
+    k entities; z fused category features. All are of unit length in the joint space of width E.
+
+    Raises
+    ------
+    UserError : no knowledge was given, no component is on, or a parameter names an unknown choice.
+    """
+
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(context)
+        p, on = self.params, self.components
+        for key, allowed in CHOICES.items():
+            if p[key] not in allowed:
+                raise UserError(f"{key} is {p[key]!r}", where="mlip/cvpr24/method.yaml", fix=f"one of {allowed}")
+        if context.knowledge is None:
+            raise UserError("needs knowledge", where="mlip/cvpr24/method.yaml", fix="list `knowledge` as a capability")
+        if not any(on[key] for key in on if key != "soft_targets"):
+            raise UserError("all components are off", where="mlip/cvpr24/method.yaml", fix="switch one on")
+        if self.text_encoder.depth > p["bert_layers"]:
+            self.text_encoder.keep_layers(p["bert_layers"])
+        self.knowledge = context.knowledge
+        image_dim, grid_dim, text_dim = self.image_encoder.dim, self.image_encoder.grid_dim, self.text_encoder.dim
+        dim, hidden, heads = p["embed_dim"], p["head_hidden"], p["knowledge_heads"]
+        embeddings = context.knowledge.embeddings
+
+        self.head_v = ProjectionHead(image_dim, hidden, dim)
+        self.head_t = ProjectionHead(text_dim, hidden, dim)
+        if on["divergence"]:
+            self.diverge_v = DivergenceEncoder(dim, p["divergence_expansion"], p["divergence_noise"])
+            self.diverge_t = DivergenceEncoder(dim, p["divergence_expansion"], p["divergence_noise"])
+        if on["category"] or (on["local"] and p["alignment"] != "plain"):
+            self.entities = EntityEmbeddings(embeddings, dim)
+        if on["local"]:
+            self.head_p = ProjectionHead(grid_dim, hidden, dim)
+            self.head_w = ProjectionHead(text_dim, hidden, dim)
+            if p["alignment"] == "knowledge-aware":
+                self.word_knowledge = WordKnowledge(dim, heads)
+        if on["category"]:
+            self.read_v = VocabularyAttention(dim, heads)
+            self.read_t = VocabularyAttention(dim, heads)
+            self.fuse_v = TuckerFusion(dim, dim, dim, p["tucker_rank"])
+            self.fuse_t = TuckerFusion(dim, dim, dim, p["tucker_rank"])
+            anchors = round(p["anchored_share"] * p["prototypes"])
+            self.prototypes = Prototypes(embeddings, dim, p["prototypes"], anchors)
+        if on["itm"] or on["text_swap"]:
+            self.fusion = FusionEncoder(text_dim, grid_dim, p["fusion_dim"], p["fusion_layers"], p["fusion_heads"])
+        if on["itm"]:
+            self.head_itm = nn.Linear(p["fusion_dim"], 2)
+        if on["text_swap"]:
+            self.head_swap = nn.Linear(p["fusion_dim"], 2)
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms ``global``, ``augmented``, ``divergence``, ``local``, ``category``, ``itm``, ``text_swap`` (those on)."""
+        on = self.components
+        image = self.image_encoder(batch.images, need_attention=on["local"] and self.image_encoder.kind == "vit")
+        text = self.text_encoder(batch.tokens, need_attention=on["local"])
+        v = functional.normalize(self.head_v(image.pooled), dim=-1)
+        t = self._text_joint(text, batch.tokens)
+        overlap = knowledge_overlap(batch.entities) if on["soft_targets"] else None
+        terms = self._global(v, t, overlap, batch)
+        if on["local"]:
+            terms["local"] = self._local(image, text, batch)
+        if on["category"]:
+            terms["category"] = self._category(v, t, batch.entities)
+        if on["itm"] or on["text_swap"]:
+            terms |= self._proxies(image, text, v, t, overlap, batch)
+        return terms
+
+    def loss_weights(self) -> dict[str, float]:
+        """The ``weight_*`` parameters of the components that are on."""
+        on = dict(self.components) | {"augmented": self.components["divergence"]}
+        names = ("global", "augmented", "divergence", "local", "category", "itm", "text_swap")
+        return {name: float(self.params[f"weight_{name}"]) for name in names if on[name]}
+
+    def on_backward(self, batch: Batch) -> None:
+        """Keep the prototypes still during the first epochs, as MGCA does."""
+        if self.components["category"] and batch.epoch < self.params["freeze_prototypes_epochs"]:
+            for parameter in self.prototypes.parameters():
+                parameter.grad = None
+
+    def _text_joint(self, text: TextOutput, tokens: TokenBatch) -> Tensor:
+        """t = norm(head_t(class token, or mean word)): [B, E]."""
+        pooled = text.cls
+        if self.params["text_pooling"] == "words":
+            words, pad = aggregate_words(text.hidden, tokens)
+            pooled = words.sum(dim=1) / (~pad).sum(dim=1, keepdim=True).clamp_min(1)
+        return functional.normalize(self.head_t(pooled), dim=-1)
+
+    def _global(self, v: Tensor, t: Tensor, overlap: Tensor | None, batch: Batch) -> dict[str, Tensor]:
+        """L_itc, the contrast of each modality with the other's counterpart, and "similar yet distinct"."""
+        p, terms = self.params, {}
+        weight = p["soft_weight"] if overlap is not None else 0.0
+        targets = soft_targets(torch.eye(len(v), device=v.device) if overlap is None else overlap, weight)
+
+        def contrast(a: Tensor, b: Tensor) -> Tensor:
+            both = [soft_info_nce(x, y, p["temperature_global"], targets) for x, y in ((a, b), (b, a))]
+            return both[0] + both[1]
+
+        if self.components["global"]:
+            terms["global"] = contrast(v, t)
+        if self.components["divergence"]:
+            v_aug, t_aug = self.diverge_v(v, batch.generator), self.diverge_t(t, batch.generator)
+            terms["augmented"] = contrast(v, t_aug) + contrast(v_aug, t)
+            form = (p["divergence_form"], p["divergence_low"], p["divergence_high"], p["divergence_slope"])
+            terms["divergence"] = divergence_loss(v, v_aug, *form) + divergence_loss(t, t_aug, *form)
+        return terms
+
+    def _local(self, image: ImageOutput, text: TextOutput, batch: Batch) -> Tensor:
+        """Token-knowledge-patch alignment, in the reading that ``alignment`` names."""
+        temperature = self.params["temperature_local"]
+        patches = _project(self.head_p, image.grid.flatten(1, 2))
+        words, pad = self._words(text.hidden, batch.tokens)
+        if self.params["alignment"] == "two-step":
+            knowledge, _ = self.entities.of_reports(batch.entities)
+            return entity_contrast(knowledge, batch.entities, words, pad, temperature) + entity_contrast(
+                knowledge, batch.entities, patches, None, temperature
+            )
+        words = self._with_knowledge(words, batch.entities)
+        assert text.attention is not None
+        word_weights = clipped_weights(aggregate_words(text.attention, batch.tokens)[0])
+        patch_weights = (
+            None if image.attention is None else clipped_weights(image.attention.mean(1)[:, 0, -patches.shape[1] :])
+        )
+        encoder: Literal["resnet", "vit"] = "resnet" if self.image_encoder.kind == "cnn" else "vit"
+        return mgca_local(patches, words, pad, word_weights, patch_weights, temperature, encoder)
+
+    def _words(self, hidden: Tensor, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
+        summed, pad = aggregate_words(hidden, tokens)
+        return _project(self.head_w, summed, pad), pad
+
+    def _with_knowledge(self, words: Tensor, entities: Tensor) -> Tensor:
+        if self.params["alignment"] != "knowledge-aware":
+            return words
+        return self.word_knowledge(words, *self.entities.of_reports(entities))
+
+    def category_image(self, v: Tensor) -> Tensor:
+        """z^v = norm(T_v(v, knowledge read by v)): [B, E] -> [B, E]. It sees the image and the whole vocabulary only."""
+        return functional.normalize(self.fuse_v(v, self.read_v(v, self.entities.vocabulary())), dim=-1)
+
+    def category_text(self, t: Tensor, entities: Tensor) -> Tensor:
+        """z^t = norm(T_t(t, knowledge of the report)): [B, E], [B, n] -> [B, E]."""
+        read = self.read_t(t, self.entities.vocabulary())
+        if self.params["text_knowledge"] == "linked":
+            read = report_mean(*self.entities.of_reports(entities), fallback=read)
+        return functional.normalize(self.fuse_t(t, read), dim=-1)
+
+    def _category(self, v: Tensor, t: Tensor, entities: Tensor) -> Tensor:
+        p = self.params
+        return swapped_prediction(
+            self.category_image(v),
+            self.category_text(t, entities),
+            self.prototypes(),
+            p["sinkhorn_epsilon"],
+            p["sinkhorn_iterations"],
+            p["temperature_prototype"],
+        )
+
+    def _proxies(
+        self, image: ImageOutput, text: TextOutput, v: Tensor, t: Tensor, overlap: Tensor | None, batch: Batch
+    ) -> dict[str, Tensor]:
+        """Image-text matching and text swapping; the true pairs are fused once for both."""
+        p, terms, grid = self.params, {}, image.grid.flatten(1, 2)
+        mask = batch.tokens.attention_mask
+        hidden, masks, patches = [text.hidden], [mask], [grid]
+        if self.components["itm"]:
+            same = batch.patients.unsqueeze(0) == batch.patients.unsqueeze(1)
+            image_of, text_of = hard_negatives(
+                (v @ t.T / p["temperature_global"]).detach(),
+                same,
+                batch.generator,
+                None if overlap is None else 1 - overlap,
+            )
+            hidden += [text.hidden, text.hidden[text_of]]
+            masks += [mask, mask[text_of]]
+            patches += [grid[image_of], grid]
+        fused = self.fusion(torch.cat(hidden), torch.cat(masks), torch.cat(patches))
+        size = len(v)
+        if self.components["itm"]:
+            # A row without any negative fell back to itself: it is a match.
+            own = torch.arange(size, device=v.device)
+            match = torch.cat([torch.ones_like(own), (image_of == own).long(), (text_of == own).long()])
+            terms["itm"] = functional.cross_entropy(self.head_itm(fused), match)
+        if self.components["text_swap"]:
+            index, texts = swap_texts(
+                batch.reports, batch.patients, p["swap_unit"], p["swap_probability"], batch.generator
+            )
+            swapped = torch.zeros(size, dtype=torch.long, device=v.device)
+            seen = fused[:size]
+            if index:
+                swapped[index] = 1
+                tokens = self.tokenizer(texts).to(v.device)
+                changed = self.fusion(self.text_encoder(tokens).hidden, tokens.attention_mask, grid[index])
+                seen = seen.index_copy(0, torch.tensor(index, device=v.device), changed.to(seen.dtype))
+            terms["text_swap"] = functional.cross_entropy(self.head_swap(seen), swapped)
+        return terms
+
+    # ---- features ---------------------------------------------------------------------------------------------------
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """``grid`` holds the encoder's own local features [B, h, w, D']."""
+        image = self.image_encoder(images)
+        return ImageFeatures(image.pooled, image.grid, functional.normalize(self.head_v(image.pooled), dim=-1))
+
+    def encode_text(self, texts: Sequence[str]) -> TextFeatures:
+        """``local`` holds the knowledge-aware words [B, W, E] where the local component is on."""
+        tokens = self.tokenizer(texts).to(self.device)
+        text = self.text_encoder(tokens)
+        joint = self._text_joint(text, tokens)
+        if not self.components["local"]:
+            return TextFeatures(joint)
+        words, pad = self._words(text.hidden, tokens)
+        if self.params["alignment"] == "knowledge-aware":
+            words = self._with_knowledge(words, self._link(texts))
+        return TextFeatures(joint, words, pad)
+
+    def _link(self, texts: Sequence[str]) -> Tensor:
+        linked = [torch.tensor(self.knowledge.affirmed(text), dtype=torch.int64) for text in texts]
+        padded = nn.utils.rnn.pad_sequence([*linked, torch.full((1,), -1)], batch_first=True, padding_value=-1)
+        return padded[:-1].to(self.device)
+
+
+def _project(head: nn.Module, tokens: Tensor, pad: Tensor | None = None) -> Tensor:
+    """[B, N, D] -> [B, N, E] of unit length; padding is zero and takes no part in the batch norm's statistics."""
+    if pad is None:
+        return functional.normalize(head(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2]), dim=-1)
+    out = functional.normalize(head(tokens[~pad]), dim=-1)
+    return out.new_zeros(*pad.shape, out.shape[-1]).masked_scatter(~pad.unsqueeze(2), out)

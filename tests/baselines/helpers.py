@@ -1,0 +1,38 @@
+"""Baselines with toy encoders, built from their real ``method.yaml``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlip.contract import Method
+from mlip.contract_checks import tiny_batch, tiny_method
+from mlip.registry import ROOT, Entry, read_manifest
+
+__all__ = ["build", "entry", "tiny_batch", "total"]
+
+
+def entry(
+    name: str, encoder: str = "cnn", components: dict[str, bool] | None = None, params: dict[str, Any] | None = None
+) -> Entry:
+    """The row of ``baselines/<name>`` at its ``smoke`` recipe, with the given overrides."""
+    folder = ROOT / "baselines" / name
+    manifest = read_manifest(folder)
+    values = {key: spec.value for key, spec in manifest.parameters.items()}
+    if manifest.trained:
+        values |= manifest.recipes["smoke"].params
+    switches = {key: spec.default for key, spec in manifest.components.items()} | (components or {})
+    return Entry(name, manifest, folder, encoder, switches, values | (params or {}), manifest.title)  # type: ignore[arg-type]
+
+
+def build(name: str, encoder: str = "cnn", **overrides: dict[str, Any]) -> Method:
+    """The method of :func:`entry` with toy encoders (image 48 px, BERT of two layers and width 32)."""
+    return tiny_method(entry(name, encoder, **overrides))
+
+
+def total(method: Method, terms: dict[str, Tensor]) -> Tensor:
+    """The training loss, as ``mlip.training`` forms it."""
+    weights = method.loss_weights()
+    return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from mlip.errors import UserError
+from tests.baselines.helpers import build, tiny_batch
+
+TEXTS = ["No pneumothorax .", "There is a small left pleural effusion .", "Clear ."]
+
+
+@torch.no_grad()
+def test_zero_shot_similarity_is_the_mean_of_best_word_and_cosine() -> None:
+    method = build("gloria").eval()
+    image, text = method.encode_image(tiny_batch(method).images), method.encode_text(TEXTS)
+    assert text.local is not None and text.local_mask is not None
+    scores = method.similarity(image, text)
+    for i in range(len(scores)):
+        regions = image.grid[i].flatten(0, 1)
+        for j in range(len(TEXTS)):
+            words = text.local[j][~text.local_mask[j]]
+            attention = (4 * (regions @ words.T).softmax(dim=1)).softmax(dim=0)  # [P, L]
+            best = functional.cosine_similarity(words, attention.T @ regions, dim=1).max()
+            torch.testing.assert_close(
+                scores[i, j], (5 * best + image.joint[i] @ text.joint[j]) / 2, rtol=1e-4, atol=1e-5
+            )
+
+
+@torch.no_grad()
+def test_words_are_cls_and_sums_of_pieces_over_the_last_layers() -> None:
+    method = build("gloria").eval()
+    tokens = method.tokenizer(["There is a small left pleural effusion ."])
+    _, words, pad = method._text(tokens)
+    # The toy BERT has two layers: both are summed where the parameter asks for four.
+    hidden = method.text_encoder(tokens, layers=2).layers.sum(dim=0)[0]
+    ids = tokens.word_ids[0]
+    expected = [hidden[0], *(hidden[ids == k].sum(dim=0) for k in range(int(ids.max()) + 1))]
+    torch.testing.assert_close(words[0], torch.stack(expected))
+    assert not pad.any()
+
+
+@torch.no_grad()
+def test_sentence_has_the_direction_of_the_mean_over_all_positions() -> None:
+    method = build("gloria").eval()
+    tokens = method.tokenizer(TEXTS)
+    hidden = method.text_encoder(tokens, layers=2).layers.sum(dim=0)
+    for row, joint in enumerate(method.encode_text(TEXTS).joint):
+        padded = hidden[row] * tokens.attention_mask[row, :, None]
+        torch.testing.assert_close(joint, functional.normalize(padded.mean(dim=0), dim=0))
+
+
+def test_heatmap_is_a_map_of_attention_over_the_image() -> None:
+    method = build("gloria").eval()
+    maps = method.heatmap(tiny_batch(method).images, "small left pleural effusion")
+    assert maps.shape == (8, method.image_encoder.grid_size, method.image_encoder.grid_size)
+    torch.testing.assert_close(maps.sum(dim=(1, 2)), torch.ones(8))
+    assert maps[0].std() > 0
+    with pytest.raises(UserError, match="local"):
+        build("gloria", components={"local": False}).heatmap(tiny_batch(method).images, "effusion")

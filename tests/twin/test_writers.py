@@ -1,0 +1,217 @@
+"""Every writer's folder is understood by the data set's own reader, and holds what was drawn."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlip.errors import UserError
+from mlip.registry import readers, twin_writers
+from mlip.twin.patients import truth_labels
+from mlip.twin.sheet import EXAMPLES, contact_sheet
+from mlip.twin.writers._films import take_film, whole_folder
+
+PLACES = {"mimic_cxr": "reference", "chexpert": "west", "rsna": "portable", "siim": "bright", "covidx": "pandemic", "object_cxr": "township"}
+IMAGES, SIZE = 60, 64
+
+
+@pytest.fixture(scope="module")
+def raw(anatomy_path, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("raw")
+    for name, place in PLACES.items():
+        twin_writers()[name].write(root / name, anatomy_path, IMAGES, place, SIZE, 5, 1)
+    return root
+
+
+def read(root: Path, name: str):
+    reader = readers()[name]
+    options = reader.Options()
+    reader.check(root / name, options)
+    return reader, reader.records(root / name, options)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_the_reader_understands_every_film(raw, name):
+    reader, records = read(raw, name)
+    assert len(records) == IMAGES
+    for record in records:
+        image = reader.load_image(record)
+        assert image.shape == (SIZE, SIZE)
+        assert image.std() > 20
+        for box in record.boxes:
+            assert box.x >= 0
+            assert box.y >= 0
+            assert box.width > 0
+            assert box.height > 0
+            assert box.x + box.width <= SIZE
+            assert box.y + box.height <= SIZE
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_the_folder_says_that_it_is_virtual(raw, name):
+    card = json.loads((raw / name / "TWIN.json").read_text())
+    assert card["virtual"] is True
+    truth = pd.read_parquet(raw / name / card["truth"])
+    assert len(truth) == IMAGES
+    assert all((raw / name / p).is_file() for p in truth.path)
+
+
+def test_writers_are_found_by_name():
+    assert set(twin_writers()) == set(PLACES)
+
+
+def test_mimic(raw):
+    reader, records = read(raw, "mimic_cxr")
+    assert reader.check(raw / "mimic_cxr", reader.Options()) == "2.1.0"
+    assert {r.official_split for r in records} == {"train", "validate", "test"}
+    assert {r.view for r in records} <= {"PA", "AP"}
+    by_patient = {}
+    for r in records:
+        assert "FINDINGS:" in r.report or "IMPRESSION:" in r.report
+        assert by_patient.setdefault(r.patient_id, r.official_split) == r.official_split
+    truth = pd.read_parquet(raw / "mimic_cxr" / "truth.parquet").set_index("path")
+    for r in records:
+        sentences = json.loads(truth.sentences[str(r.path.relative_to(raw / "mimic_cxr"))])
+        assert all(" ".join(s["text"].split()[:3]) in " ".join(r.report.split()) for s in sentences)
+        affirmed = {n for s in sentences for n, c in s["says"].items() if c == "affirmed"} - {"No Finding"}
+        assert all(r.labels[n] == 1 for n in affirmed)
+    with gzip.open(raw / "mimic_cxr" / "mimic-cxr-2.0.0-metadata.csv.gz", "rt") as lines:
+        assert next(lines).startswith("dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns")
+
+
+def test_chexpert(raw, anatomy_path, tmp_path):
+    _, records = read(raw, "chexpert")
+    valid = [r for r in records if r.official_split == "test"]
+    assert len(valid) == round(0.15 * IMAGES)
+    assert all(v in (0, 1) for r in valid for v in r.labels.values())
+    train = np.array([list(r.labels.values()) for r in records if r.official_split == "train"])
+    assert np.isnan(train).any()
+    assert (train == 0).any()
+    assert not {r.patient_id for r in valid} & {r.patient_id for r in records if r.official_split == "train"}
+    table = pd.read_csv(raw / "chexpert" / "train.csv")
+    assert list(table.columns[:6]) == ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding"]
+    assert table.Path.str.match(r"CheXpert-v1\.0/train/patient\d{5}/study\d+/view\d_frontal\.jpg").all()
+
+
+def test_chexpert_at_study_size_has_exclusive_positives(monkeypatch, tmp_path):
+    """2,400 films must give at least 40 exclusive positives of each of the five competition findings."""
+    writer = twin_writers()["chexpert"]
+    monkeypatch.setattr(writer, "take_films", lambda *a: [])
+    monkeypatch.setattr(writer, "write_truth", lambda *a, **k: None)
+    writer.write(tmp_path / "chexpert", tmp_path / "none", 2400, "west", SIZE, 2024, 1)
+    table = pd.read_csv(tmp_path / "chexpert" / "train.csv")[["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"]].fillna(0)
+    exclusive = (table == 1) & (table.ne(0).sum(axis=1) == 1).to_numpy()[:, None]
+    assert (exclusive.sum() >= 40).all(), exclusive.sum()
+    assert (table == -1).any().all()
+
+
+def test_rsna(raw, anatomy_path):
+    reader, records = read(raw, "rsna")
+    share = np.mean([r.labels["Pneumonia"] for r in records])
+    assert 0.15 < share < 0.5
+    assert all(bool(r.boxes) == (r.labels["Pneumonia"] == 1) for r in records)
+    classes = pd.read_csv(raw / "rsna" / "stage_2_detailed_class_info.csv").drop_duplicates().set_index("patientId")["class"]
+    assert set(classes) == {"Lung Opacity", "Normal", "No Lung Opacity / Not Normal"}
+    assert all((classes[r.image_id] == "Lung Opacity") == bool(r.boxes) for r in records)
+
+
+@pytest.mark.parametrize(("form", "tolerance"), [("plain", 0), ("inverted", 0), ("deep", 1), ("rescaled", 1)])
+def test_every_spelling_of_dicom_gives_the_same_film(tmp_path, rng, form, tolerance):
+    from mlip.data.dicom import read_dicom
+    from mlip.twin.writers._dicom import write_dicom
+
+    image = rng.integers(0, 256, (33, 31)).astype(np.uint8)
+    path = tmp_path / "film.dcm"
+    write_dicom(path, image, patient="x", view="PA", sex="F", age=50, study_uid="1.2.3", series_uid="1.2.4", uid="1.2.5", form=form)
+    assert np.abs(read_dicom(path).astype(int) - image).max() <= tolerance
+
+
+def test_siim_masks_are_the_drawn_ones(raw, anatomy_path, monkeypatch):
+    reader, records = read(raw, "siim")
+    header = (raw / "siim" / "train-rle.csv").read_text().splitlines()[0]
+    assert header == "ImageId, EncodedPixels"
+    jobs = []
+    writer = twin_writers()["siim"]
+    monkeypatch.setattr(writer, "take_films", lambda folder, a, size, j, *rest: jobs.extend(j) or [])
+    monkeypatch.setattr(writer, "write_truth", lambda *a, **k: None)
+    writer.write(raw / "again", anatomy_path, IMAGES, "bright", SIZE, 5, 1)
+    films = {job.note["uids"][2]: job for job in jobs}
+    positives = [r for r in records if r.labels["Pneumothorax"]]
+    assert 0.12 < len(positives) / IMAGES < 0.5
+    for record in positives:
+        film = take_film(films[record.image_id], anatomy_path)
+        drawn = np.logical_or.reduce([m for f in film.findings if f.plan.name == "Pneumothorax" for m in f.instances])
+        assert np.array_equal(reader.load_mask(record).astype(bool), drawn)
+        assert np.array_equal(reader.load_image(record), film.image)
+
+
+def test_covidx(raw):
+    _, records = read(raw, "covidx")
+    classes = np.array([[r.labels[c] for c in ("normal", "pneumonia", "COVID-19")] for r in records])
+    assert (classes.sum(1) == 1).all()
+    test = np.array([r.official_split == "test" for r in records])
+    assert test.sum() == max(3, round(0.12 * IMAGES))
+    assert np.ptp(classes[test].sum(0)) <= 1
+    assert not {r.patient_id for r, t in zip(records, test, strict=True) if t} & {r.patient_id for r, t in zip(records, test, strict=True) if not t}
+
+
+def test_object_cxr(raw):
+    _, records = read(raw, "object_cxr")
+    assert 0.4 <= np.mean([bool(r.boxes) for r in records]) <= 0.6
+    dev = [r for r in records if r.official_split == "test"]
+    assert {bool(r.boxes) for r in dev} == {True, False}
+    tables = pd.concat(pd.read_csv(raw / "object_cxr" / f"{p}.csv") for p in ("train", "dev"))
+    kinds = {shape.split()[0] for a in tables.annotation.dropna() for shape in a.split(";")}
+    assert kinds == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize("name", ["mimic_cxr", "rsna"])
+def test_the_workers_do_not_change_a_byte(anatomy_path, tmp_path, name):
+    def digest(folder: Path) -> dict[str, str]:
+        return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+    for workers in (1, 2):
+        twin_writers()[name].write(tmp_path / str(workers), anatomy_path, 40, PLACES[name], SIZE, 5, workers)
+    assert digest(tmp_path / "1") == digest(tmp_path / "2")
+
+
+def test_a_broken_run_leaves_the_old_folder(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(RuntimeError), whole_folder(folder) as scratch:
+        (scratch / "new").touch()
+        raise RuntimeError
+    assert [p.name for p in folder.iterdir()] == ["old"]
+    with whole_folder(folder) as scratch:
+        (scratch / "new").touch()
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+    assert [p.name for p in folder.iterdir()] == ["new"]
+
+
+def test_another_size_is_refused(anatomy_path, tmp_path):
+    with pytest.raises(UserError, match="64 px"):
+        twin_writers()["rsna"].write(tmp_path / "rsna", anatomy_path, 2, "portable", 96, 5, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_truth_counts_opacities():
+    from mlip.twin.findings import Plan
+
+    labels = truth_labels((Plan("Pneumonia", "left", "left lower lobe", 0.5, "", 1),))
+    assert [n for n, v in labels.items() if v] == ["Consolidation", "Lung Opacity", "Pneumonia"]
+    assert truth_labels(())["No Finding"] == 1
+
+
+def test_contact_sheet(anatomy_path, tmp_path):
+    import cv2
+
+    contact_sheet(tmp_path / "sheet.png", anatomy_path, columns=4)
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet.shape == (-(-len(EXAMPLES) // 4) * (SIZE + 16), 4 * 2 * SIZE, 3)
