@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.task import with_budget
 from mlip.errors import UserError
-from mlip.registry import Entry, entries, protocol, readers, tasks, twin_writers
+from mlip.registry import ROOT, Entry, entries, protocol, readers, tasks, twin_writers
 from mlip.study import Study, TaskConfig
 
 
@@ -111,8 +111,13 @@ def training_fingerprint(study: Study, entry: Entry) -> str:
     shape = study.model_dump(mode="json", include={"seed", "image_size", "encoders", "knowledge", "pretrain"})
     shape["pretrain"].pop("checkpoint_seconds")
     recipe = entry.manifest.recipes.get(study.pretrain.recipe)
-    code = [p.read_text() for p in sorted(entry.folder.glob("*.py"))]
-    return fingerprint(shape, recipe and recipe.model_dump(), entry.encoder, entry.components, entry.params, code)
+    return fingerprint(shape, recipe and recipe.model_dump(), entry.encoder, entry.components, entry.params, code_of(entry))
+
+
+def code_of(entry: Entry) -> str:
+    """Hash of the method's own code and of the shared losses it may call."""
+    files = [*sorted(entry.folder.glob("*.py")), *sorted((ROOT / "mlip" / "losses").glob("*.py"))]
+    return fingerprint([path.read_text() for path in files])
 
 
 def evaluation_fingerprint(study: Study, task: str, protocol_name: str, dataset: str) -> str:

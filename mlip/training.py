@@ -28,6 +28,7 @@ from mlip.errors import UserError
 from mlip.knowledge import Knowledge
 from mlip.log import logger, progress
 from mlip.paths import StudyPaths
+from mlip.planning import code_of
 from mlip.registry import Entry, Recipe, recipe_of
 from mlip.seeding import seed_everything
 from mlip.study import Study
@@ -240,7 +241,7 @@ def _digest(study: Study, entry: Entry, recipe: Recipe, seed: int, pairs: Pairs)
         "study": study.model_dump(mode="json", include={"seed", "image_size", "encoders", "knowledge", "pretrain"}),
         "recipe": recipe.model_dump(mode="json"),
         "entry": [entry.encoder, entry.components, entry.params],
-        "code": hashlib.sha256((entry.folder / "model.py").read_bytes()).hexdigest(),
+        "code": code_of(entry),
         "pairs": [len(pairs), int(pairs.rows.sum())],
         "seed": seed,
     }

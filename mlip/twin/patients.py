@@ -117,7 +117,7 @@ def plan_finding(name: str, rng: np.random.Generator, *, shift: float = 0.0, kin
     return Plan(name, side, place, severity, kind, int(rng.integers(2**31)))
 
 
-_SEVERITY = {"Pneumonia": (2.6, 2.0), "Consolidation": (2.6, 2.0), "Pneumothorax": (2.6, 1.9), "Pleural Effusion": (1.6, 2.2), "Cardiomegaly": (2.2, 2.0)}
+_SEVERITY = {"Pneumonia": (2.6, 2.0), "Consolidation": (2.6, 2.0), "Pneumothorax": (2.3, 2.0), "Pleural Effusion": (1.6, 2.2), "Cardiomegaly": (2.2, 2.0)}
 
 
 def plan_device(rng: np.random.Generator, kind: str = "") -> Plan:
