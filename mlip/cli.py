@@ -79,15 +79,9 @@ def pretrain(
 
 
 @run_app.command()
-def features(
-    method: str,
-    dataset: str,
-    seed: Annotated[int, typer.Option()] = 0,
-    study: StudyFile = DEFAULT,
-    threads: Threads = 1,
-) -> None:
-    """Frozen features of one row on one data set."""
-    stages.features(_open(study, threads), method, seed, dataset)
+def features(method: str, seed: Annotated[int, typer.Option()] = 0, study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
+    """Frozen features of one row on every data set that a task wants them of."""
+    stages.features(_open(study, threads), method, seed)
 
 
 @run_app.command()

@@ -60,6 +60,11 @@ def evaluations(study: Study) -> list[Evaluation]:
     return found
 
 
+def feature_sets(study: Study) -> list[str]:
+    """Data sets of which some task wants frozen features."""
+    return sorted({d for name, config in study.tasks.items() if tasks()[name].needs == "features" for d in config.datasets})
+
+
 def precheck(study: Study) -> None:
     """Everything that can be known to be wrong before anything runs.
 

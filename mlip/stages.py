@@ -83,12 +83,16 @@ def pretrain(study: Study, method: str, seed: int) -> None:
     train(study, entries(study)[method], seed)
 
 
-def features(study: Study, method: str, seed: int, dataset: str) -> None:
+def features(study: Study, method: str, seed: int) -> None:
+    """Frozen features of one row on every data set that a task wants them of."""
     from benchmarks.features import extract
     from mlip.devices import best_device
+    from mlip.planning import feature_sets
     from mlip.registry import entries
 
-    extract(study, StudyPaths(study), entries(study)[method], seed, dataset, best_device(study.device))
+    entry, device = entries(study)[method], best_device(study.device)
+    for dataset in feature_sets(study):
+        extract(study, StudyPaths(study), entry, seed, dataset, device)
 
 
 def evaluate(study: Study, task: str, protocol: str, dataset: str, method: str, seed: int) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures, TokenBatch
 from mlip.encoders.image import ImageOutput
-from mlip.encoders.text import TextOutput, aggregate_words
+from mlip.encoders.text import TextOutput, aggregate_words, pool_text
 from mlip.errors import UserError
 from mlip.losses.contrastive import instance_loss
 from mlip.losses.local_alignment import clipped_weights, mgca_local
@@ -46,7 +46,7 @@ class MGCA(Method):
         p, on = self.params, self.components
         image = self.image_encoder(batch.images, need_attention=on["cta"] and self.image_encoder.kind == "vit")
         text = self.text_encoder(batch.tokens, need_attention=on["cta"])
-        v, t = self.head_v(image.pooled), self.head_t(text.cls)
+        v, t = self.head_v(image.pooled), self.head_t(pool_text(text, batch.tokens, p["text_pooling"]))
         terms = {}
         if on["ita"]:
             terms["ita"] = instance_loss(v, t, p["temperature_global"])
@@ -92,7 +92,7 @@ class MGCA(Method):
         """``local`` holds the words [B, W, E] where the token component is on."""
         tokens = self.tokenizer(texts).to(self.device)
         text = self.text_encoder(tokens)
-        joint = functional.normalize(self.head_t(text.cls), dim=-1)
+        joint = functional.normalize(self.head_t(pool_text(text, tokens, self.params["text_pooling"])), dim=-1)
         if not self.components["cta"]:
             return TextFeatures(joint)
         words, pad = aggregate_words(text.hidden, _with_sep(tokens))

@@ -22,7 +22,7 @@ from mlip.cvpr24.knowledge_alignment import (
 )
 from mlip.cvpr24.proxies import FusionEncoder, hard_negatives, swap_texts
 from mlip.encoders.image import ImageOutput
-from mlip.encoders.text import TextOutput, aggregate_words
+from mlip.encoders.text import TextOutput, aggregate_words, pool_text
 from mlip.errors import UserError
 from mlip.losses.fusion import TuckerFusion
 from mlip.losses.local_alignment import clipped_weights, mgca_local
@@ -137,11 +137,7 @@ class MLIPDivergenceKnowledge(Method):
 
     def _text_joint(self, text: TextOutput, tokens: TokenBatch) -> Tensor:
         """t = norm(head_t(class token, or mean word)): [B, E]."""
-        pooled = text.cls
-        if self.params["text_pooling"] == "words":
-            words, pad = aggregate_words(text.hidden, tokens)
-            pooled = words.sum(dim=1) / (~pad).sum(dim=1, keepdim=True).clamp_min(1)
-        return functional.normalize(self.head_t(pooled), dim=-1)
+        return functional.normalize(self.head_t(pool_text(text, tokens, self.params["text_pooling"])), dim=-1)
 
     def _global(self, v: Tensor, t: Tensor, overlap: Tensor | None, batch: Batch) -> dict[str, Tensor]:
         """L_itc, the contrast of each modality with the other's counterpart, and "similar yet distinct"."""

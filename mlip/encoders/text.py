@@ -89,6 +89,23 @@ class TextEncoder(nn.Module):
         return scores.softmax(dim=-1).mean(dim=1)
 
 
+def pool_text(text: TextOutput, tokens: TokenBatch, how: str) -> Tensor:
+    """One vector per text [B, D]: ``class`` the last layer's class token, ``words`` the mean word.
+
+    The class token of a BERT trained from scratch carries little for the first hundreds of steps; the mean word does.
+
+    Raises
+    ------
+    UserError : ``how`` is neither.
+    """
+    if how == "class":
+        return text.cls
+    if how != "words":
+        raise UserError(f"text_pooling is {how!r}", where="method.yaml", fix="class or words")
+    words, pad = aggregate_words(text.hidden, tokens)
+    return words.sum(dim=1) / (~pad).sum(dim=1, keepdim=True).clamp_min(1)
+
+
 def aggregate_words(x: Tensor, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
     """Sum the pieces of each word (GLoRIA's rule): [B, L, D] or [B, L] -> [B, W(, D)], and the pad mask [B, W].
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures, TokenBatch
 from mlip.data.text import join_sentences
-from mlip.encoders.text import aggregate_sentences, aggregate_words
+from mlip.encoders.text import aggregate_sentences, pool_text
 from mlip.errors import UserError
 from mlip.isbi24.integrity import MAX_SCALE, SemanticIntegrity, integrity_contrast
 from mlip.isbi24.masking import (
@@ -131,11 +131,7 @@ class MLIPMaskedLocal(Method):
         layers, not yet projected; pad mask [B, S]."""
         layers = min(self.params["sentence_layers"], self.text_encoder.depth)
         text = self.text_encoder(tokens, layers=layers)
-        pooled = text.cls
-        if self.params["text_pooling"] == "words":
-            words, pad = aggregate_words(text.hidden, tokens)
-            pooled = words.sum(dim=1) / (~pad).sum(dim=1, keepdim=True).clamp_min(1)
-        t = functional.normalize(self.head_t(pooled), dim=-1)
+        t = functional.normalize(self.head_t(pool_text(text, tokens, self.params["text_pooling"])), dim=-1)
         return t, *aggregate_sentences(text.layers.sum(dim=0), tokens, "sum")
 
     def _matching(self, patches: Tensor, sentences: Tensor, pad: Tensor) -> Tensor:

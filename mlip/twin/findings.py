@@ -82,8 +82,8 @@ def _opacity(chest: Chest, rng: np.random.Generator, at: tuple[float, float], ra
         stretch = rng.uniform(0.75, 1.3)
         far = ((x - at[0] - shift[0]) / (width * stretch)) ** 2 + ((y - at[1] - shift[1]) * stretch / width) ** 2
         cloud = np.maximum(cloud, np.exp(-0.5 * far * 1.6).astype(np.float32))
-    ragged = cloud * (1 + 0.22 * noise(rng, chest.size, 0.35 * radius)) + 0.05 * noise(rng, chest.size, 0.15 * radius)
-    return np.clip((ragged - 0.25) / 0.45, 0, 1)
+    ragged = cloud * (1 + 0.17 * noise(rng, chest.size, 0.4 * radius)) + 0.03 * noise(rng, chest.size, 0.2 * radius)
+    return blur(np.clip((ragged - 0.25) / 0.5, 0, 1), 0.005 * chest.size)
 
 
 def _pneumonia(plan: Plan, chest: Chest, rng: np.random.Generator) -> Drawn:
@@ -101,7 +101,9 @@ def _pneumonia(plan: Plan, chest: Chest, rng: np.random.Generator) -> Drawn:
         # Lobes overlap in projection: the cloud follows its lobe, softly where another lobe lies in front.
         member = np.clip(blur(path, 0.008 * chest.size) / max(0.35 * float(path.max()), 1.0), 0, 1)
         cloud = cloud * member
-        texture = 1 + 0.16 * noise(rng, chest.size, 0.018 * chest.size) + 0.14 * noise(rng, chest.size, 0.045 * chest.size)
+        texture = (
+            1 + 0.16 * noise(rng, chest.size, 0.018 * chest.size) + 0.14 * noise(rng, chest.size, 0.045 * chest.size)
+        )
         depth = np.minimum(chest.path(side), 1.7 * radius * chest.mm)
         total += cloud * texture * depth * (0.52 + 0.25 * plan.severity) * rng.uniform(0.85, 1.15)
         seen |= (cloud > 0.3) & chest.lung(side)
@@ -114,7 +116,7 @@ def _ground_glass(plan: Plan, chest: Chest, rng: np.random.Generator) -> Drawn:
     for side in SIDES:
         _, top, _, bottom = chest.lung_box(side)
         low = (chest.grid[1] - top) / max(bottom - top, 1.0)
-        outer = chest.clear(side) & (chest.lateral(side) > 0.45) & (low > 0.35) & (chest.depth_inside(side) > 2)
+        outer = chest.clear(side) & (chest.lateral(side) > 0.64) & (low > 0.35) & (chest.depth_inside(side) > 2)
         for _ in range(int(rng.integers(2, 4 + round(2 * plan.severity)))):
             at = _spot(outer if outer.any() else chest.clear(side), rng)
             radius = chest.size * rng.uniform(0.035, 0.06 + 0.025 * plan.severity)
@@ -133,14 +135,14 @@ def _effusion(plan: Plan, chest: Chest, rng: np.random.Generator) -> Drawn:
         outer = np.nonzero(lung & (lateral > 0.75))[0]
         floor = float(np.quantile(outer, 0.99)) if len(outer) else 0.8 * chest.size
         top = chest.lung_box(side)[1]
-        height = (0.07 + 0.66 * severity**1.3) * (floor - top)
+        height = (0.12 + 0.62 * severity**1.1) * (floor - top)
         # The meniscus: fluid climbs along the chest wall, and a little along the mediastinum.
         climb = (0.05 + 0.10 * rng.uniform(0.6, 1.2)) * chest.size
         surface = floor - height - climb * (lateral**3 - 0.25) - 0.25 * climb * (1 - lateral) ** 4
         wet = 1 / (1 + np.exp(-np.clip((chest.grid[1] - surface) / (0.010 * chest.size), -30, 30)))
         # Fluid also lifts the lung off the diaphragm, so even a thin recess is filled.
-        depth = np.maximum(0.68 * path, 32.0 * np.clip(blur(path, 0.01 * chest.size) / 12.0, 0, 1))
-        total += wet * depth * lung
+        depth = np.maximum(0.68 * path, 30.0 * np.clip(blur(path, 0.012 * chest.size) / 45.0, 0, 1))
+        total += wet * depth
         seen |= (wet > 0.5) & lung
     return _one(plan, total, seen)
 
@@ -155,15 +157,18 @@ def _pneumothorax(plan: Plan, chest: Chest, rng: np.random.Generator) -> Drawn:
     # The lung shrinks towards a point between hilum and base; the apex and the lateral wall are freed first.
     x0, y0, x1, y1 = chest.lung_box(side)
     anchor = np.array([x1 if side == "right" else x0, y0 + rng.uniform(0.72, 0.95) * (y1 - y0)])
-    collapse = 0.10 + 0.36 * plan.severity
+    collapse = 0.09 + 0.34 * plan.severity
     shrink = 1 - collapse * np.array([rng.uniform(0.85, 1.15), rng.uniform(0.65, 1.0)])
-    matrix = np.array([[1 / shrink[0], 0, anchor[0] * (1 - 1 / shrink[0])], [0, 1 / shrink[1], anchor[1] * (1 - 1 / shrink[1])]])
+    matrix = np.array(
+        [[1 / shrink[0], 0, anchor[0] * (1 - 1 / shrink[0])], [0, 1 / shrink[1], anchor[1] * (1 - 1 / shrink[1])]]
+    )
     edge = cv2.warpAffine(field, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=-size)
     edge = edge * float(shrink.mean()) + 0.006 * size * noise(rng, size, 0.25 * size)
     air = np.clip(-edge / (0.008 * size) + 0.5, 0, 1)
     density = chest.lung_density(side)
-    line = np.exp(-0.5 * (edge / (0.0045 * size + 0.25)) ** 2) * (5.0 + 2.5 * plan.severity)
-    packed = (0.18 + 0.75 * collapse) * (1 - air) * density
+    beside = blur(chest.clear(side).astype(np.float32), 0.015 * size)  # not behind diaphragm or heart
+    line = np.exp(-0.5 * (edge / (0.0045 * size + 0.25)) ** 2) * (4.5 + 1.5 * plan.severity) * beside
+    packed = np.minimum((0.18 + 0.75 * collapse) * (1 - air) * density, 20.0) * beside
     delta = (-0.93 * air * density + line + packed) * lung
     mask = (edge < 0) & lung
     largest = _parts(mask)
@@ -183,13 +188,16 @@ def _cardiomegaly(plan: Plan, chest: Chest, rng: np.random.Generator) -> Drawn:
     anchor_y = float(np.quantile(ys, 0.85))
     grow_x, grow_y = 1.08 + 0.38 * plan.severity, 1.02 + 0.18 * plan.severity * rng.uniform(0.6, 1.2)
     matrix = np.array([[1 / grow_x, 0, anchor_x * (1 - 1 / grow_x)], [0, 1 / grow_y, anchor_y * (1 - 1 / grow_y)]])
-    grown = 1.1 * cv2.warpAffine(body, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    grown = 1.25 * cv2.warpAffine(body, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     room = chest.path("left") + chest.path("right")
-    added = np.clip(np.minimum(grown - label, room), 0, None)
+    # Fat and pericardium around the label are heart already, as far as the film is concerned.
+    ring = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(0.022 * size) + 1,) * 2)
+    solid = blur(cv2.dilate(label, ring), 0.012 * size)
+    added = blur(np.clip(np.minimum(grown - solid, room), 0, None), 0.007 * size)
     # What the heart takes up, the lung and its vessels leave.
     density = chest.lung_density("left") + chest.lung_density("right")
     delta = 1.03 * added - density * added / np.maximum(room, 1.0)
-    return _one(plan, delta, (grown > 15) | (label > 15))
+    return _one(plan, delta, np.maximum(grown, body) > 15)
 
 
 def _edema(plan: Plan, chest: Chest, rng: np.random.Generator) -> Drawn:
@@ -211,7 +219,9 @@ def _edema(plan: Plan, chest: Chest, rng: np.random.Generator) -> Drawn:
         if plan.severity > 0.45:  # Kerley B lines: short and horizontal at the outer base
             for _ in range(int(rng.integers(3, 7))):
                 at = _spot(chest.clear(side) & (chest.lateral(side) > 0.8), rng)
-                line = np.exp(-0.5 * (((y - at[1]) / (0.003 * chest.size)) ** 2 + ((x - at[0]) / (0.02 * chest.size)) ** 4))
+                line = np.exp(
+                    -0.5 * (((y - at[1]) / (0.003 * chest.size)) ** 2 + ((x - at[0]) / (0.02 * chest.size)) ** 4)
+                )
                 total += 4 * line * chest.lung(side)
     return _one(plan, total, seen)
 
@@ -220,7 +230,7 @@ def _atelectasis(plan: Plan, chest: Chest, rng: np.random.Generator) -> Drawn:
     x, y = chest.grid
     total, seen = np.zeros((chest.size, chest.size), np.float32), np.zeros((chest.size, chest.size), bool)
     for side in _sides(plan):
-        x0, y0, x1, y1 = chest.lung_box(side)
+        _, y0, _, y1 = chest.lung_box(side)
         lateral, lung = chest.lateral(side), chest.lung(side)
         if plan.kind == "volume loss":  # a dense wedge on the medial diaphragm with a straight upper edge
             slope = rng.uniform(0.5, 0.9)

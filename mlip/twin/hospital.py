@@ -59,7 +59,13 @@ HOSPITALS = {
             marker="R",
             single=0.55,
             healthy=0.28,
-            prevalence={"Consolidation": 0.16, "Pneumonia": 0.06, "Atelectasis": 0.16, "Edema": 0.16, "Pneumothorax": 0.06},
+            prevalence={
+                "Consolidation": 0.16,
+                "Pneumonia": 0.06,
+                "Atelectasis": 0.16,
+                "Edema": 0.16,
+                "Pneumothorax": 0.06,
+            },
         ),
         Hospital(
             "portable",
@@ -84,7 +90,9 @@ HOSPITALS = {
             prevalence={"Pneumothorax": 0.46, "Pneumonia": 0.14},
         ),
         Hospital("pandemic", ap_share=0.6, exposure=0.02, noise=1.2, exposure_spread=0.08, marker="R"),
-        Hospital("township", ap_share=0.05, exposure=-0.02, contrast=1.12, noise=1.1, blur=0.3, collimation=0.15, healthy=0.8),
+        Hospital(
+            "township", ap_share=0.05, exposure=-0.02, contrast=1.12, noise=1.1, blur=0.3, collimation=0.15, healthy=0.8
+        ),
     )
 }
 
@@ -97,5 +105,7 @@ def hospital(name: str) -> Hospital:
     UserError : there is none of that name.
     """
     if name not in HOSPITALS:
-        raise UserError(f"there is no virtual hospital {name!r}", where="twin.datasets", fix=f"one of {sorted(HOSPITALS)}")
+        raise UserError(
+            f"there is no virtual hospital {name!r}", where="twin.datasets", fix=f"one of {sorted(HOSPITALS)}"
+        )
     return HOSPITALS[name]

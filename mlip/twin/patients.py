@@ -41,7 +41,11 @@ CHEXPERT = (
 
 _PLACES = ("right lower lobe", "left lower lobe", "right upper lobe", "right middle lobe", "left upper lobe")
 # Companions: a failing heart brings fluid; a collapsed lung gets a drain.
-_COMPANY = {"Cardiomegaly": ("Edema", "Pleural Effusion"), "Edema": ("Pleural Effusion", "Cardiomegaly"), "Pneumonia": ("Pleural Effusion",)}
+_COMPANY = {
+    "Cardiomegaly": ("Edema", "Pleural Effusion"),
+    "Edema": ("Pleural Effusion", "Cardiomegaly"),
+    "Pneumonia": ("Pleural Effusion",),
+}
 
 
 @dataclass(frozen=True)
@@ -117,12 +121,23 @@ def plan_finding(name: str, rng: np.random.Generator, *, shift: float = 0.0, kin
     return Plan(name, side, place, severity, kind, int(rng.integers(2**31)))
 
 
-_SEVERITY = {"Pneumonia": (2.6, 2.0), "Consolidation": (2.6, 2.0), "Pneumothorax": (2.3, 2.0), "Pleural Effusion": (1.6, 2.2), "Cardiomegaly": (2.2, 2.0)}
+_SEVERITY = {
+    "Pneumonia": (2.6, 2.0),
+    "Consolidation": (2.6, 2.0),
+    "Pneumothorax": (2.3, 2.0),
+    "Pleural Effusion": (1.6, 2.2),
+    "Cardiomegaly": (2.2, 2.0),
+}
 
 
 def plan_device(rng: np.random.Generator, kind: str = "") -> Plan:
     kind = kind or str(rng.choice(DEVICES))
-    side = {"central line": ("right", "right", "left"), "picc": ("left", "right"), "pacemaker": ("left", "left", "left", "right"), "chest tube": ("right", "left")}
+    side = {
+        "central line": ("right", "right", "left"),
+        "picc": ("left", "right"),
+        "pacemaker": ("left", "left", "left", "right"),
+        "chest tube": ("right", "left"),
+    }
     return Plan("Support Devices", str(rng.choice(side.get(kind, ("",)))), "", 0.5, kind, int(rng.integers(2**31)))
 
 
@@ -175,14 +190,24 @@ def make_patient(index: int, place: Hospital, *names: object, follow_up: bool = 
     studies: list[VirtualStudy] = []
     days = 0
     for k in range(count):
-        changes = next_findings(studies[-1].plans, place, rng) if k else tuple(Change(p, "") for p in sample_findings(place, rng))
+        changes = (
+            next_findings(studies[-1].plans, place, rng)
+            if k
+            else tuple(Change(p, "") for p in sample_findings(place, rng))
+        )
         bedside = rng.random() < place.ap_share
-        views = ("AP",) if bedside else ("PA",)
+        views: tuple[str, ...] = ("AP",) if bedside else ("PA",)
         if follow_up and rng.random() < 0.15:
             views = (*views, "AP" if bedside else "PA")
         studies.append(VirtualStudy(k, days, changes, views))
         days += int(rng.integers(1, 200))
-    return Patient(index, str(rng.choice(("F", "M"))), int(np.clip(rng.normal(60, 17), 18, 91)), int(rng.integers(2**31)), tuple(studies))
+    return Patient(
+        index,
+        str(rng.choice(("F", "M"))),
+        int(np.clip(rng.normal(60, 17), 18, 91)),
+        int(rng.integers(2**31)),
+        tuple(studies),
+    )
 
 
 def patients_until(images: int, place: Hospital, *names: object, follow_up: bool = True) -> Iterator[Patient]:

@@ -41,7 +41,10 @@ FINDINGS: dict[str, tuple[Pattern, ...]] = {
     "Pneumothorax": (
         ("There is a {size} {side} pneumothorax", "+Pneumothorax"),
         ("{Size} {side} apical pneumothorax is present with a visible pleural line", "+Pneumothorax"),
-        ("A {side} pleural line is seen without lung markings beyond it, consistent with a {size} pneumothorax", "+Pneumothorax"),
+        (
+            "A {side} pleural line is seen without lung markings beyond it, consistent with a {size} pneumothorax",
+            "+Pneumothorax",
+        ),
         ("{Size} {side} pneumothorax with partial collapse of the lung", "+Pneumothorax"),
         ("There is a {side} sided pneumothorax, {size} in size", "+Pneumothorax"),
     ),
@@ -103,10 +106,24 @@ IMPRESSIONS: dict[str, tuple[Pattern, ...]] = {
         ("There is a {size} {side} pneumothorax", "+Pneumothorax"),
         ("{Side} pneumothorax", "+Pneumothorax"),
     ),
-    "Cardiomegaly": (("{Grade} cardiomegaly", "+Cardiomegaly"), ("Cardiomegaly", "+Cardiomegaly"), ("Enlarged heart", "+Cardiomegaly")),
-    "Edema": (("{Grade} pulmonary edema", "+Edema"), ("There is {grade} pulmonary edema", "+Edema"), ("Findings of {grade} congestive heart failure with pulmonary edema", "+Edema")),
-    "Atelectasis": (("{Side} basilar atelectasis", "+Atelectasis"), ("{Grade} {side} basilar atelectasis", "+Atelectasis")),
-    "Lung Lesion": (("{Lobe} {lesion}, CT is recommended", "+Lung Lesion"), ("{mm} mm {lesion} in the {lobe}", "+Lung Lesion")),
+    "Cardiomegaly": (
+        ("{Grade} cardiomegaly", "+Cardiomegaly"),
+        ("Cardiomegaly", "+Cardiomegaly"),
+        ("Enlarged heart", "+Cardiomegaly"),
+    ),
+    "Edema": (
+        ("{Grade} pulmonary edema", "+Edema"),
+        ("There is {grade} pulmonary edema", "+Edema"),
+        ("Findings of {grade} congestive heart failure with pulmonary edema", "+Edema"),
+    ),
+    "Atelectasis": (
+        ("{Side} basilar atelectasis", "+Atelectasis"),
+        ("{Grade} {side} basilar atelectasis", "+Atelectasis"),
+    ),
+    "Lung Lesion": (
+        ("{Lobe} {lesion}, CT is recommended", "+Lung Lesion"),
+        ("{mm} mm {lesion} in the {lobe}", "+Lung Lesion"),
+    ),
 }
 
 ABSENT: dict[str, tuple[Pattern, ...]] = {
@@ -147,7 +164,10 @@ ABSENT: dict[str, tuple[Pattern, ...]] = {
         ("The pulmonary vasculature is normal without edema", "-Edema"),
     ),
     "Atelectasis": (("No atelectasis is seen", "-Atelectasis"),),
-    "Lung Lesion": (("No pulmonary nodule or mass is identified", "-Lung Lesion"), ("There is no suspicious nodule", "-Lung Lesion")),
+    "Lung Lesion": (
+        ("No pulmonary nodule or mass is identified", "-Lung Lesion"),
+        ("There is no suspicious nodule", "-Lung Lesion"),
+    ),
 }
 
 # Negations that name several observations at once.
@@ -155,7 +175,10 @@ JOINT_ABSENT: tuple[Pattern, ...] = (
     ("No focal consolidation, pleural effusion, or pneumothorax", f"-{_CON},-Pleural Effusion,-Pneumothorax"),
     ("There is no pleural effusion or pneumothorax", "-Pleural Effusion,-Pneumothorax"),
     ("No pleural effusion, pneumothorax or focal consolidation is seen", f"-Pleural Effusion,-Pneumothorax,-{_CON}"),
-    ("There is no evidence of pneumothorax, pleural effusion, or pulmonary edema", "-Pneumothorax,-Pleural Effusion,-Edema"),
+    (
+        "There is no evidence of pneumothorax, pleural effusion, or pulmonary edema",
+        "-Pneumothorax,-Pleural Effusion,-Edema",
+    ),
 )
 
 COURSES: dict[str, tuple[str, ...]] = {
@@ -180,10 +203,19 @@ CLEAR: tuple[Pattern, ...] = (
 
 DEVICES: dict[str, tuple[str, ...]] = {
     "endotracheal tube": ("An endotracheal tube terminates {cm} cm above the carina", "ET tube in standard position"),
-    "nasogastric tube": ("An enteric tube courses below the diaphragm with its tip in the stomach", "Nasogastric tube ends in the stomach"),
-    "central line": ("A {side} internal jugular central venous catheter ends in the lower SVC", "{Side} central line tip projects over the SVC"),
+    "nasogastric tube": (
+        "An enteric tube courses below the diaphragm with its tip in the stomach",
+        "Nasogastric tube ends in the stomach",
+    ),
+    "central line": (
+        "A {side} internal jugular central venous catheter ends in the lower SVC",
+        "{Side} central line tip projects over the SVC",
+    ),
     "picc": ("A {side} PICC terminates at the cavoatrial junction", "{Side} PICC line ends in the mid to low SVC"),
-    "pacemaker": ("A {side} chest wall pacemaker with leads in the expected position", "{Side} sided pacemaker leads end in the right heart"),
+    "pacemaker": (
+        "A {side} chest wall pacemaker with leads in the expected position",
+        "{Side} sided pacemaker leads end in the right heart",
+    ),
     "sternal wires": ("Median sternotomy wires are intact", "The patient is status post sternotomy with intact wires"),
     "chest tube": ("A {side} chest tube is in place", "{Side} pleural drainage catheter ends at the apex"),
     "ecg leads": ("External monitoring leads overlie the chest",),
@@ -209,4 +241,16 @@ CLOSING = (
     "Short-term follow up is recommended",
     "Dr. ___ was notified by e-mail",
 )
-INDICATIONS = ("cough and fever", "shortness of breath", "chest pain", "hypoxia", "status post fall", "fever, evaluate for pneumonia", "dyspnea, assess for edema", "line placement", "preoperative evaluation", "altered mental status", "follow up")
+INDICATIONS = (
+    "cough and fever",
+    "shortness of breath",
+    "chest pain",
+    "hypoxia",
+    "status post fall",
+    "fever, evaluate for pneumonia",
+    "dyspnea, assess for edema",
+    "line placement",
+    "preoperative evaluation",
+    "altered mental status",
+    "follow up",
+)

@@ -121,7 +121,9 @@ def _finish(image: np.ndarray, place: Hospital, view: str, rng: np.random.Genera
         x = rng.uniform(0.80, 0.88) if "L" in letters else rng.uniform(0.04, 0.10)
         lead = np.zeros(image.shape, np.uint8)
         at = (round(x * size), round(rng.uniform(0.07, 0.14) * size))
-        cv2.putText(lead, letters.strip(), at, cv2.FONT_HERSHEY_SIMPLEX, size / 420, 255, max(1, size // 160), cv2.LINE_AA)
+        cv2.putText(
+            lead, letters.strip(), at, cv2.FONT_HERSHEY_SIMPLEX, size / 420, 255, max(1, size // 160), cv2.LINE_AA
+        )
         image = np.maximum(image, lead / np.float32(255))
     if rng.random() < place.collimation:
         edges = [round(abs(rng.normal(0, 0.025)) * size) for _ in range(4)]

@@ -91,7 +91,16 @@ class _Writer:
             body.append(sentence)
         elif not self.present and rng.random() < 0.5:
             body.append(self._say(self._pick(phrases.CLEAR), None, "findings"))
-        chances = {"Pneumothorax": 0.6, "Pleural Effusion": 0.6, "Cardiomegaly": 0.6, "Consolidation": 0.35, "Pneumonia": 0.2, "Edema": 0.3, "Lung Lesion": 0.06, "Atelectasis": 0.03}
+        chances = {
+            "Pneumothorax": 0.6,
+            "Pleural Effusion": 0.6,
+            "Cardiomegaly": 0.6,
+            "Consolidation": 0.35,
+            "Pneumonia": 0.2,
+            "Edema": 0.3,
+            "Lung Lesion": 0.06,
+            "Atelectasis": 0.03,
+        }
         for name in self.absent:
             if name not in said and rng.random() < chances[name]:
                 options = [p for p in phrases.ABSENT[name] if self._allowed(p)]
@@ -100,12 +109,22 @@ class _Writer:
         for _ in range(int(rng.integers(0, 3))):
             body.append(Sentence(str(rng.choice(phrases.NEUTRAL)), "findings", {}))
         rng.shuffle(body)
-        return (out + body) or [self._say(self._pick(phrases.CLEAR) if not self.present else ("Views of the chest were obtained", ""), None, "findings")]
+        return (out + body) or [
+            self._say(
+                self._pick(phrases.CLEAR) if not self.present else ("Views of the chest were obtained", ""),
+                None,
+                "findings",
+            )
+        ]
 
     def impression(self, *, alone: bool) -> list[Sentence]:
         rng = self.rng
         told = sorted(self.told, key=lambda c: -c.plan.severity)
-        out = [self._tell(c, phrases.IMPRESSIONS, "impression") for c in told if alone or c.plan.name == "Pneumonia" or rng.random() < 0.88]
+        out = [
+            self._tell(c, phrases.IMPRESSIONS, "impression")
+            for c in told
+            if alone or c.plan.name == "Pneumonia" or rng.random() < 0.88
+        ]
         out += [self._gone(plan, "impression") for plan in self.resolved if rng.random() < 0.35]
         if not out and not self.present:
             out.append(self._say(self._pick(phrases.NORMAL), None, "impression"))
@@ -132,7 +151,9 @@ class _Writer:
             names.add("Consolidation")
         return not any(part[1:] in names for part in pattern[1].split(",") if part.startswith("-"))
 
-    def _tell(self, change: Change, source: dict[str, tuple[Pattern, ...]], section: Literal["findings", "impression"]) -> Sentence:
+    def _tell(
+        self, change: Change, source: dict[str, tuple[Pattern, ...]], section: Literal["findings", "impression"]
+    ) -> Sentence:
         sentence = self._say(self._pick(source[change.plan.name]), change.plan, section)
         if change.course and self.rng.random() < 0.6:
             text = sentence.text.removeprefix("New ") if change.course != "new" else sentence.text
@@ -149,7 +170,9 @@ class _Writer:
 
     def _device(self, plan: Plan) -> Sentence:
         side = plan.side or "right"
-        text = str(self.rng.choice(phrases.DEVICES[plan.kind])).format(side=side, Side=side.capitalize(), cm=f"{self.rng.uniform(2.5, 6):.1f}")
+        text = str(self.rng.choice(phrases.DEVICES[plan.kind])).format(
+            side=side, Side=side.capitalize(), cm=f"{self.rng.uniform(2.5, 6):.1f}"
+        )
         return Sentence(text, "findings", {"Support Devices": "affirmed"})
 
     def _say(self, pattern: Pattern, plan: Plan | None, section: Literal["findings", "impression"]) -> Sentence:
@@ -167,7 +190,11 @@ class _Writer:
         lobe = plan.place or f"{plan.side} lung"
         if plan.kind == "covid":
             lobe = "peripheral lower lungs"
-        zone = lobe.replace("lower lobe", "lower lung").replace("upper lobe", "upper lung").replace("middle lobe", "mid lung")
+        zone = (
+            lobe.replace("lower lobe", "lower lung")
+            .replace("upper lobe", "upper lung")
+            .replace("middle lobe", "mid lung")
+        )
         words = {
             "side": plan.side or "right",
             "lobe": lobe,
@@ -175,7 +202,9 @@ class _Writer:
             "size": size,
             "grade": plan.grade,
             "gradely": {"mild": "mildly", "moderate": "moderately", "severe": "severely"}[plan.grade],
-            "dense": str(rng.choice(("patchy", "hazy", "faint") if plan.severity < 0.4 else ("dense", "confluent", "patchy"))),
+            "dense": str(
+                rng.choice(("patchy", "hazy", "faint") if plan.severity < 0.4 else ("dense", "confluent", "patchy"))
+            ),
             "lesion": plan.kind or "nodule",
             "mm": str(round(2 * ((15 + 16 * plan.severity) if plan.kind == "mass" else (6 + 8 * plan.severity)))),
         }
@@ -185,15 +214,31 @@ class _Writer:
 def _both(text: str) -> str:
     """Grammar of a finding on both sides."""
     text = re.sub(r"\b([Ll])ower lobes (pneumonia|consolidation|opacity)", r"bilateral lower lobe \2", text)
-    text = text.replace("the lower lobes", "both lower lobes").replace("bilateral costophrenic angle is", "costophrenic angles is")
-    text = re.sub(r"(There is )?\b[Aa] (\w+ bilateral pleural effusion)\b", r"There are \2", text) if "There is a" in text else text
-    text = text.replace("compatible with a ", "compatible with ").replace("bilateral pleural effusion", "bilateral pleural effusions")
+    text = text.replace("the lower lobes", "both lower lobes").replace(
+        "bilateral costophrenic angle is", "costophrenic angles is"
+    )
+    text = (
+        re.sub(r"(There is )?\b[Aa] (\w+ bilateral pleural effusion)\b", r"There are \2", text)
+        if "There is a" in text
+        else text
+    )
+    text = text.replace("compatible with a ", "compatible with ").replace(
+        "bilateral pleural effusion", "bilateral pleural effusions"
+    )
     text = text.replace("effusions is present", "effusions are present").replace("on the bilateral", "on both sides")
-    text = text.replace("at the bilateral base", "at both bases").replace("at the bilateral lung base", "at both lung bases")
+    text = text.replace("at the bilateral base", "at both bases").replace(
+        "at the bilateral lung base", "at both lung bases"
+    )
     return text[0].upper() + text[1:]
 
 
-def _lay_out(patient: Patient, study: VirtualStudy, findings: list[Sentence], impression: list[Sentence], rng: np.random.Generator) -> str:
+def _lay_out(
+    patient: Patient,
+    study: VirtualStudy,
+    findings: list[Sentence],
+    impression: list[Sentence],
+    rng: np.random.Generator,
+) -> str:
     """The file as MIMIC-CXR has it: centred title, capital headings, lines wrapped at about 78 columns."""
     views = "CHEST (PORTABLE AP)" if study.views[0] == "AP" else "CHEST (PA AND LAT)"
     sex = {"F": "woman", "M": "man"}[patient.sex]

@@ -43,7 +43,10 @@ EXAMPLES: tuple[tuple[str, str, str, float, str, str, str], ...] = (
 def contact_sheet(path: Path, anatomy_path: Path, seed: int = 0, columns: int = 5) -> None:
     """Write a sheet of :data:`EXAMPLES` as PNG or JPEG: each film beside itself with outlines and boxes."""
     source = read_anatomies(anatomy_path)
-    tiles = [_tile(Chest(source, k % source.count), example, generator(seed, "sheet", k)) for k, example in enumerate(EXAMPLES)]
+    tiles = [
+        _tile(Chest(source, k % source.count), example, generator(seed, "sheet", k))
+        for k, example in enumerate(EXAMPLES)
+    ]
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +61,9 @@ def _tile(chest: Chest, example: tuple[str, str, str, float, str, str, str], rng
     film = expose(chest, drawn, hospital(where), view, "F" if rng.random() < 0.5 else "M", rng)
     title = kind if device or kind == "covid" else f"{name} {side}".strip()
     bar = np.zeros((16, 2 * chest.size, 3), np.uint8)
-    cv2.putText(bar, f"{title}, {where} {view}", (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA)
+    cv2.putText(
+        bar, f"{title}, {where} {view}", (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA
+    )
     plain = cv2.cvtColor(film.image, cv2.COLOR_GRAY2BGR)
     return np.vstack([bar, np.hstack([plain, outlined(film)])])
 

@@ -52,7 +52,9 @@ def test_maps_look_like_a_chest(anatomies):
         assert chest.organs.min() >= 0
         assert 150 < chest.organs.sum(0).max() < 500  # mm of water through the spine or the abdomen
         xs = {lobe: np.average(chest.grid[0], weights=chest.path(lobe)) for lobe in LOBES}
-        assert max(v for n, v in xs.items() if n.startswith("right")) < min(v for n, v in xs.items() if n.startswith("left"))
+        assert max(v for n, v in xs.items() if n.startswith("right")) < min(
+            v for n, v in xs.items() if n.startswith("left")
+        )
         ys = {lobe: np.average(chest.grid[1], weights=chest.path(lobe)) for lobe in LOBES}
         assert ys["right upper lobe"] < ys["right middle lobe"]
         assert ys["left upper lobe"] < ys["left lower lobe"]
@@ -74,7 +76,7 @@ def test_chest_k_depends_neither_on_the_count_nor_on_the_workers(build, anatomie
 
 def test_a_broken_file_is_named(tmp_path):
     path = tmp_path / "anatomy.npz"
-    with pytest.raises(UserError, match="anatomy.npz"):
+    with pytest.raises(UserError, match=r"anatomy\.npz"):
         read_anatomies(path)
     path.write_bytes(b"no archive")
     with pytest.raises(UserError, match="delete it"):

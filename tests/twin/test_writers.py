@@ -17,7 +17,14 @@ from mlip.twin.patients import truth_labels
 from mlip.twin.sheet import EXAMPLES, contact_sheet
 from mlip.twin.writers._films import take_film, whole_folder
 
-PLACES = {"mimic_cxr": "reference", "chexpert": "west", "rsna": "portable", "siim": "bright", "covidx": "pandemic", "object_cxr": "township"}
+PLACES = {
+    "mimic_cxr": "reference",
+    "chexpert": "west",
+    "rsna": "portable",
+    "siim": "bright",
+    "covidx": "pandemic",
+    "object_cxr": "township",
+}
 IMAGES, SIZE = 60, 64
 
 
@@ -82,7 +89,9 @@ def test_mimic(raw):
         affirmed = {n for s in sentences for n, c in s["says"].items() if c == "affirmed"} - {"No Finding"}
         assert all(r.labels[n] == 1 for n in affirmed)
     with gzip.open(raw / "mimic_cxr" / "mimic-cxr-2.0.0-metadata.csv.gz", "rt") as lines:
-        assert next(lines).startswith("dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns")
+        assert next(lines).startswith(
+            "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns"
+        )
 
 
 def test_chexpert(raw, anatomy_path, tmp_path):
@@ -105,18 +114,22 @@ def test_chexpert_at_study_size_has_exclusive_positives(monkeypatch, tmp_path):
     monkeypatch.setattr(writer, "take_films", lambda *a: [])
     monkeypatch.setattr(writer, "write_truth", lambda *a, **k: None)
     writer.write(tmp_path / "chexpert", tmp_path / "none", 2400, "west", SIZE, 2024, 1)
-    table = pd.read_csv(tmp_path / "chexpert" / "train.csv")[["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"]].fillna(0)
+    table = pd.read_csv(tmp_path / "chexpert" / "train.csv")[
+        ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"]
+    ].fillna(0)
     exclusive = (table == 1) & (table.ne(0).sum(axis=1) == 1).to_numpy()[:, None]
     assert (exclusive.sum() >= 40).all(), exclusive.sum()
     assert (table == -1).any().all()
 
 
 def test_rsna(raw, anatomy_path):
-    reader, records = read(raw, "rsna")
+    _, records = read(raw, "rsna")
     share = np.mean([r.labels["Pneumonia"] for r in records])
     assert 0.15 < share < 0.5
     assert all(bool(r.boxes) == (r.labels["Pneumonia"] == 1) for r in records)
-    classes = pd.read_csv(raw / "rsna" / "stage_2_detailed_class_info.csv").drop_duplicates().set_index("patientId")["class"]
+    classes = (
+        pd.read_csv(raw / "rsna" / "stage_2_detailed_class_info.csv").drop_duplicates().set_index("patientId")["class"]
+    )
     assert set(classes) == {"Lung Opacity", "Normal", "No Lung Opacity / Not Normal"}
     assert all((classes[r.image_id] == "Lung Opacity") == bool(r.boxes) for r in records)
 
@@ -128,7 +141,18 @@ def test_every_spelling_of_dicom_gives_the_same_film(tmp_path, rng, form, tolera
 
     image = rng.integers(0, 256, (33, 31)).astype(np.uint8)
     path = tmp_path / "film.dcm"
-    write_dicom(path, image, patient="x", view="PA", sex="F", age=50, study_uid="1.2.3", series_uid="1.2.4", uid="1.2.5", form=form)
+    write_dicom(
+        path,
+        image,
+        patient="x",
+        view="PA",
+        sex="F",
+        age=50,
+        study_uid="1.2.3",
+        series_uid="1.2.4",
+        uid="1.2.5",
+        form=form,
+    )
     assert np.abs(read_dicom(path).astype(int) - image).max() <= tolerance
 
 
@@ -158,7 +182,9 @@ def test_covidx(raw):
     test = np.array([r.official_split == "test" for r in records])
     assert test.sum() == max(3, round(0.12 * IMAGES))
     assert np.ptp(classes[test].sum(0)) <= 1
-    assert not {r.patient_id for r, t in zip(records, test, strict=True) if t} & {r.patient_id for r, t in zip(records, test, strict=True) if not t}
+    assert not {r.patient_id for r, t in zip(records, test, strict=True) if t} & {
+        r.patient_id for r, t in zip(records, test, strict=True) if not t
+    }
 
 
 def test_object_cxr(raw):
@@ -174,7 +200,11 @@ def test_object_cxr(raw):
 @pytest.mark.parametrize("name", ["mimic_cxr", "rsna"])
 def test_the_workers_do_not_change_a_byte(anatomy_path, tmp_path, name):
     def digest(folder: Path) -> dict[str, str]:
-        return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+        return {
+            str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in folder.rglob("*")
+            if p.is_file()
+        }
 
     for workers in (1, 2):
         twin_writers()[name].write(tmp_path / str(workers), anatomy_path, 40, PLACES[name], SIZE, 5, workers)

@@ -40,6 +40,7 @@ PREDICTIONS = [
 ]
 LEADERBOARD = str(PATHS.leaderboard)
 WORK = str(PATHS.work)
+FEATURE_SETS = planning.feature_sets(STUDY)
 TWINS = sorted({d.twin for d in STUDY.datasets.values() if d.twin})
 
 

@@ -6,10 +6,22 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 
-def write_dicom(path: Path, image: np.ndarray, *, patient: str, view: str, sex: str, age: int, study_uid: str, series_uid: str, uid: str, form: str = "plain") -> None:
+def write_dicom(
+    path: Path,
+    image: np.ndarray,
+    *,
+    patient: str,
+    view: str,
+    sex: str,
+    age: int,
+    study_uid: str,
+    series_uid: str,
+    uid: str,
+    form: str = "plain",
+) -> None:
     """Write a grey film, uint8 [H, W] with bright = dense.
 
     ``form``: ``plain`` (8 bits, MONOCHROME2), ``inverted`` (MONOCHROME1), ``deep`` (12 bits with a window that spans
@@ -17,7 +29,7 @@ def write_dicom(path: Path, image: np.ndarray, *, patient: str, view: str, sex: 
     """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
-    meta.MediaStorageSOPInstanceUID = uid
+    meta.MediaStorageSOPInstanceUID = UID(uid)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     data.SOPClassUID, data.SOPInstanceUID = ComputedRadiographyImageStorage, uid

@@ -61,11 +61,15 @@ def take_film(job: Job, anatomy_path: Path) -> Film:
     """Expose one film; a function of ``job`` and the anatomies only."""
     source = cached_anatomies(anatomy_path)
     chest = Chest(source, job.anatomy % source.count)
-    drawn = [draw_device(p, chest) if p.name in ("Support Devices", "Foreign object") else draw(p, chest) for p in job.plans]
+    drawn = [
+        draw_device(p, chest) if p.name in ("Support Devices", "Foreign object") else draw(p, chest) for p in job.plans
+    ]
     return expose(chest, drawn, hospital(job.place), job.view, job.sex, generator(*job.names, "film"))
 
 
-def take_films(folder: Path, anatomy_path: Path, size: int, jobs: Sequence[Job], save: Save, workers: int, title: str) -> list[Taken]:
+def take_films(
+    folder: Path, anatomy_path: Path, size: int, jobs: Sequence[Job], save: Save, workers: int, title: str
+) -> list[Taken]:
     """Take all films in ``workers`` processes and save each with ``save``; results in the order of ``jobs``.
 
     Raises
@@ -74,7 +78,9 @@ def take_films(folder: Path, anatomy_path: Path, size: int, jobs: Sequence[Job],
     """
     stored = cached_anatomies(anatomy_path).size
     if stored != size:
-        raise UserError(f"holds chests of {stored} px, the study asks for {size}", where=anatomy_path, fix="delete it and run again")
+        raise UserError(
+            f"holds chests of {stored} px, the study asks for {size}", where=anatomy_path, fix="delete it and run again"
+        )
     for parent in sorted({(folder / job.path).parent for job in jobs}):
         parent.mkdir(parents=True, exist_ok=True)
     blocks = [list(jobs[i : i + 32]) for i in range(0, len(jobs), 32)]
@@ -129,7 +135,9 @@ def save_image(film: Film, job: Job, path: Path) -> None:
         raise UserError("the image could not be written", where=path, fix="check the disk's free space")
 
 
-def write_truth(folder: Path, taken: Sequence[Taken], *, seed: int, place: str, layout: str, sentences: dict[str, Any] | None = None) -> None:
+def write_truth(
+    folder: Path, taken: Sequence[Taken], *, seed: int, place: str, layout: str, sentences: dict[str, Any] | None = None
+) -> None:
     """``truth.parquet`` (one row per film), ``TWIN.json`` and ``README``: they mark the folder as virtual.
 
     ``sentences`` gives, per film path, the report's sentences as a list of {text, section, says}.
@@ -143,7 +151,10 @@ def write_truth(folder: Path, taken: Sequence[Taken], *, seed: int, place: str, 
         }
     )
     table.to_parquet(folder / "truth.parquet", index=False)
-    (folder / "TWIN.json").write_text(json.dumps({"virtual": True, "seed": seed, "hospital": place, "layout": layout, "truth": "truth.parquet"}) + "\n")
+    (folder / "TWIN.json").write_text(
+        json.dumps({"virtual": True, "seed": seed, "hospital": place, "layout": layout, "truth": "truth.parquet"})
+        + "\n"
+    )
     (folder / "README").write_text(README.format(layout=layout))
 
 

@@ -15,7 +15,22 @@ from mlip.twin.writers._films import Job, save_image, take_films, whole_folder, 
 
 LAYOUT = "CheXpert v1.0"
 # The columns' order in the official files differs from the alphabet.
-COLUMNS = ("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices")
+COLUMNS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
 
 
 def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: int, seed: int, workers: int) -> None:
@@ -37,7 +52,19 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
                     names = (seed, "chexpert", hospital, part, patient.index, study.index, k)
                     jobs.append(Job(path, names, hospital, patient.anatomy, study.plans, view, patient.sex))
                     sex = {"F": "Female", "M": "Male"}[patient.sex]
-                    rows.append((part, {"Path": f"CheXpert-v1.0/{path}", "Sex": sex, "Age": patient.age, "Frontal/Lateral": "Frontal", "AP/PA": view} | labels))
+                    rows.append(
+                        (
+                            part,
+                            {
+                                "Path": f"CheXpert-v1.0/{path}",
+                                "Sex": sex,
+                                "Age": patient.age,
+                                "Frontal/Lateral": "Frontal",
+                                "AP/PA": view,
+                            }
+                            | labels,
+                        )
+                    )
     with whole_folder(folder) as scratch:
         taken = take_films(scratch, anatomy_path, size, jobs, save_image, workers, "chexpert")
         for part, _ in parts:

@@ -35,15 +35,36 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
         left = (test if part == "test" else images) - index
         for k in range(min(left, 1 + int(part == "train" and rng.random() < 0.2))):
             name = f"{kind.lower()}-{index:05d}-{k}.{'png' if rng.random() < 0.5 else 'jpg'}"
-            note = {"part": part, "class": kind, "patient": f"v{index:05d}", "name": name, "source": {"COVID-19": "cohen", "pneumonia": "rsna", "normal": "rsna"}[kind]}
+            note = {
+                "part": part,
+                "class": kind,
+                "patient": f"v{index:05d}",
+                "name": name,
+                "source": {"COVID-19": "cohen", "pneumonia": "rsna", "normal": "rsna"}[kind],
+            }
             view = "AP" if rng.random() < place.ap_share else "PA"
-            jobs.append(Job(f"{part}/{name}", (seed, "covidx", hospital, index, k), hospital, patient.anatomy, plans, view, patient.sex, note))
+            jobs.append(
+                Job(
+                    f"{part}/{name}",
+                    (seed, "covidx", hospital, index, k),
+                    hospital,
+                    patient.anatomy,
+                    plans,
+                    view,
+                    patient.sex,
+                    note,
+                )
+            )
     with whole_folder(folder) as scratch:
         for part in ("train", "test"):
             (scratch / part).mkdir()
         taken = take_films(scratch, anatomy_path, size, jobs, save_image, workers, "covidx")
         for part in ("train", "test"):
-            rows = [f"{n['patient']} {n['name']} {n['class']} {n['source']}" for n in (job.note for job in jobs) if n["part"] == part]
+            rows = [
+                f"{n['patient']} {n['name']} {n['class']} {n['source']}"
+                for n in (job.note for job in jobs)
+                if n["part"] == part
+            ]
             (scratch / f"{part}_COVIDx9A.txt").write_text("\n".join(rows) + "\n")
         write_truth(scratch, taken, seed=seed, place=hospital, layout=LAYOUT)
 

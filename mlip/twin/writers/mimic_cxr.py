@@ -39,7 +39,9 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
         for study in patient.studies:
             number = 50_000_000 + (patient.index * 8 + study.index) * 1201 % 10_000_000
             stem = f"files/p{str(subject)[:2]}/p{subject}/s{number}"
-            report = write_report(patient, study, generator(seed, "mimic_cxr", hospital, patient.index, study.index, "report"))
+            report = write_report(
+                patient, study, generator(seed, "mimic_cxr", hospital, patient.index, study.index, "report")
+            )
             reports[f"{stem}.txt"] = report.text
             both = {"subject_id": subject, "study_id": number}
             labels = report.labels()
@@ -50,7 +52,15 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
             when = first + timedelta(days=study.days)
             for k, view in enumerate(study.views):
                 dicom = "-".join(hex_name(rng, 8) for _ in range(5))
-                job = Job(f"{stem}/{dicom}.jpg", (seed, "mimic_cxr", hospital, patient.index, study.index, k), hospital, patient.anatomy, study.plans, view, patient.sex)
+                job = Job(
+                    f"{stem}/{dicom}.jpg",
+                    (seed, "mimic_cxr", hospital, patient.index, study.index, k),
+                    hospital,
+                    patient.anatomy,
+                    study.plans,
+                    view,
+                    patient.sex,
+                )
                 jobs.append(job)
                 sentences[job.path] = _sentences(report)
                 tables["split"].append({"dicom_id": dicom, "study_id": number, "subject_id": subject, "split": split})
@@ -58,13 +68,17 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
                     {
                         "dicom_id": dicom,
                         **both,
-                        "PerformedProcedureStepDescription": "CHEST (PORTABLE AP)" if view == "AP" else "CHEST (PA AND LAT)",
+                        "PerformedProcedureStepDescription": "CHEST (PORTABLE AP)"
+                        if view == "AP"
+                        else "CHEST (PA AND LAT)",
                         "ViewPosition": view,
                         "Rows": size,
                         "Columns": size,
                         "StudyDate": when.strftime("%Y%m%d"),
                         "StudyTime": f"{int(rng.integers(0, 24)):02d}{int(rng.integers(0, 60)):02d}{int(rng.integers(0, 60)):02d}.{int(rng.integers(0, 1000)):03d}",
-                        "ProcedureCodeSequence_CodeMeaning": "CHEST (PORTABLE AP)" if view == "AP" else "CHEST (PA AND LAT)",
+                        "ProcedureCodeSequence_CodeMeaning": "CHEST (PORTABLE AP)"
+                        if view == "AP"
+                        else "CHEST (PA AND LAT)",
                         "ViewCodeSequence_CodeMeaning": _VIEWS[view],
                         "PatientOrientationCodeSequence_CodeMeaning": "Erect" if view == "PA" else "",
                     }
@@ -75,7 +89,9 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
             (scratch / path).write_text(text)
         for kind, rows in tables.items():
             # mtime 0: the same study gives the same bytes.
-            pd.DataFrame(rows).to_csv(scratch / f"mimic-cxr-2.0.0-{kind}.csv.gz", index=False, compression={"method": "gzip", "mtime": 0})
+            pd.DataFrame(rows).to_csv(
+                scratch / f"mimic-cxr-2.0.0-{kind}.csv.gz", index=False, compression={"method": "gzip", "mtime": 0}
+            )
         pd.DataFrame(experts).to_csv(scratch / "mimic-cxr-2.1.0-test-set-labeled.csv", index=False)
         write_truth(scratch, taken, seed=seed, place=hospital, layout=LAYOUT, sentences=sentences)
 

@@ -31,11 +31,23 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
         patient = make_patient(index, place, seed, "object_cxr", follow_up=False)
         study = patient.studies[0]
         plans = tuple(p for p in study.plans if p.name != "Support Devices")
-        # The parity of the pair, not of the index, so that dev holds both kinds.
-        if (index + index // 9) % 2 == 0:
-            plans += tuple(Plan("Foreign object", "", "", 0.5, str(rng.choice(OBJECTS)), int(rng.integers(2**31))) for _ in range(1 + int(rng.choice(5, p=(0.4, 0.27, 0.17, 0.1, 0.06)))))
+        if index % 2 == 0:  # nine is odd, so dev holds both kinds as well
+            plans += tuple(
+                Plan("Foreign object", "", "", 0.5, str(rng.choice(OBJECTS)), int(rng.integers(2**31)))
+                for _ in range(1 + int(rng.choice(5, p=(0.4, 0.27, 0.17, 0.1, 0.06))))
+            )
         part = "dev" if index % 9 == 8 else "train"
-        jobs.append(Job(f"{part}/{index:05d}.jpg", (seed, "object_cxr", hospital, index), hospital, patient.anatomy, plans, study.views[0], patient.sex))
+        jobs.append(
+            Job(
+                f"{part}/{index:05d}.jpg",
+                (seed, "object_cxr", hospital, index),
+                hospital,
+                patient.anatomy,
+                plans,
+                study.views[0],
+                patient.sex,
+            )
+        )
     with whole_folder(folder) as scratch:
         for part in ("train", "dev"):
             (scratch / part).mkdir()

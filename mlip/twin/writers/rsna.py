@@ -33,7 +33,18 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
         study = patient.studies[0]
         form = str(rng.choice(_FORMS, p=_SHARES))
         note = {"name": name, "age": patient.age, "form": form}
-        jobs.append(Job(f"stage_2_train_images/{name}.dcm", names, hospital, patient.anatomy, study.plans, study.views[0], patient.sex, note))
+        jobs.append(
+            Job(
+                f"stage_2_train_images/{name}.dcm",
+                names,
+                hospital,
+                patient.anatomy,
+                study.plans,
+                study.views[0],
+                patient.sex,
+                note,
+            )
+        )
     with whole_folder(folder) as scratch:
         taken = take_films(scratch, anatomy_path, size, jobs, _save, workers, "rsna")
         labels: list[dict[str, Any]] = []
@@ -44,14 +55,33 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
             sound = truth_labels(film.job.plans)["No Finding"] == 1
             kind = "Lung Opacity" if boxes else "Normal" if sound else "No Lung Opacity / Not Normal"
             for box in boxes or [(None,) * 4]:
-                labels.append({"patientId": name, **dict(zip(("x", "y", "width", "height"), box, strict=True)), "Target": int(bool(boxes))})
+                labels.append(
+                    {
+                        "patientId": name,
+                        **dict(zip(("x", "y", "width", "height"), box, strict=True)),
+                        "Target": int(bool(boxes)),
+                    }
+                )
                 classes.append({"patientId": name, "class": kind})
-        pd.DataFrame(labels).astype({c: float for c in ("x", "y", "width", "height")}).to_csv(scratch / "stage_2_train_labels.csv", index=False)
+        pd.DataFrame(labels).astype({c: float for c in ("x", "y", "width", "height")}).to_csv(
+            scratch / "stage_2_train_labels.csv", index=False
+        )
         pd.DataFrame(classes).to_csv(scratch / "stage_2_detailed_class_info.csv", index=False)
         write_truth(scratch, taken, seed=seed, place=hospital, layout=LAYOUT)
 
 
 def _save(film: Film, job: Job, path: Path) -> list[tuple[int, int, int, int]]:
     uid = f"1.2.276.0.7230010.3.1.4.{job.names[0]}.{job.names[3]}"
-    write_dicom(path, film.image, patient=job.note["name"], view=film.view, sex=job.sex, age=job.note["age"], study_uid=f"{uid}.1", series_uid=f"{uid}.2", uid=f"{uid}.3", form=job.note["form"])
+    write_dicom(
+        path,
+        film.image,
+        patient=job.note["name"],
+        view=film.view,
+        sex=job.sex,
+        age=job.note["age"],
+        study_uid=f"{uid}.1",
+        series_uid=f"{uid}.2",
+        uid=f"{uid}.3",
+        form=job.note["form"],
+    )
     return [box_of(m) for f in film.findings if f.plan.name in ("Pneumonia", "Consolidation") for m in f.instances]

@@ -1,0 +1,114 @@
+"""``make bench``: measured speed of the parts that were built for it, as ratios against a stated alternative.
+
+Both sides of a ratio run in turn in this process, so that a shared machine's moods hit both; the best of a few runs is
+printed. Nothing here is a test: a slow machine fails nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+
+def best(actions: dict[str, Callable[[], object]], repeats: int = 3) -> dict[str, float]:
+    """Best wall-clock seconds of each action over ``repeats`` interleaved runs."""
+    seconds = dict.fromkeys(actions, float("inf"))
+    for _ in range(repeats):
+        for name, action in actions.items():
+            started = time.perf_counter()
+            action()
+            seconds[name] = min(seconds[name], time.perf_counter() - started)
+    return seconds
+
+
+def loader() -> str:
+    """Batches out of the memory-mapped store against decoding the files anew, 224 px."""
+    import cv2
+
+    from mlip.data.batches import load, to_tensor
+
+    count, size = 2000, 224
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, size, size))
+        smooth = cv2.resize(rng.integers(0, 255, (64, 16, 16), dtype=np.uint8).transpose(1, 2, 0), (size, size))
+        for row in range(count):
+            store[row] = smooth[:, :, row % 64]
+        store.flush()
+        files = [folder / f"{n}.jpg" for n in range(128)]
+        for n, path in enumerate(files):
+            cv2.imwrite(str(path), smooth[:, :, n % 64])
+        batches = np.split(rng.permutation(count)[: 48 * 40], 40)
+
+        def mapped() -> None:
+            for rows in batches:
+                to_tensor(load(store, rows))
+
+        def decoded() -> None:
+            images = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in files]
+            to_tensor(np.stack([i for i in images if i is not None]))
+
+        seconds = best({"mapped": mapped, "decoded": decoded})
+    rates = 48 * 40 / seconds["mapped"], len(files) / seconds["decoded"]
+    return f"store: {rates[0]:.0f} images/s from the map, {rates[1]:.0f} decoding jpg files: ratio {rates[0] / rates[1]:.1f}"
+
+
+def transport() -> str:
+    """POT's batched solver against POT one problem at a time: 256 problems of 98 x 6, entropic, 100 iterations."""
+    import ot
+    import torch
+
+    from mlip.losses.transport import entropic_plan
+
+    cost = torch.rand(256, 98, 6, generator=torch.Generator().manual_seed(0))
+    a, b = torch.full((256, 98), 1 / 98), torch.full((256, 6), 1 / 6)
+
+    def one_by_one() -> None:
+        for c, x, y in zip(cost, a, b, strict=True):
+            ot.sinkhorn(x, y, c, 0.05, method="sinkhorn_log", numItermax=100, stopThr=0, warn=False)
+
+    seconds = best({"batched": lambda: entropic_plan(cost, a, b, 0.05, 100), "single": one_by_one})
+    ratio = seconds["single"] / seconds["batched"]
+    return f"transport: batched {seconds['batched']:.2f} s, one by one {seconds['single']:.2f} s: ratio {ratio:.1f}"
+
+
+def films() -> str:
+    """Virtual films at 224 px from base projections against projecting a warped volume for each film."""
+    from mlip.study import TwinConfig
+    from mlip.twin.anatomy import build_anatomies
+    from mlip.twin.writers import mimic_cxr
+
+    cores = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "anatomy.npz"
+        started = time.perf_counter()
+        build_anatomies(path, TwinConfig(anatomies=4, size=224, datasets={}), 0, cores)
+        volume = (time.perf_counter() - started) / 4
+        started = time.perf_counter()
+        mimic_cxr.write(Path(name) / "raw", path, 400, "reference", 224, 0, cores)
+        rate = 400 / (time.perf_counter() - started)
+    return f"twin: {rate:.0f} films/s written, {1 / volume:.2f} films/s if each projected its own volume: ratio {rate * volume:.0f}"
+
+
+def gloria() -> str:
+    """GLoRIA's local loss, vectorised against a loop over reports (prints its own lines)."""
+    from tests.losses.bench_gloria_local import main
+
+    main(2)
+    return "gloria: B=48, 768-d, 19x19 patches; the ratios stand in the lines above"
+
+
+def main() -> None:
+    print(f"{os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}")
+    for part in (loader, transport, films, gloria):
+        print(part(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
