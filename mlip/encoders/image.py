@@ -47,7 +47,8 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.kind, self.config = kind, config
         self.input_size = config.input_size or image_size
-        self.model = _timm_model(config, kind, self.input_size)
+        # Channels-last convolutions are about half again as fast on CPUs, and faster on GPUs in half precision.
+        self.model = _timm_model(config, kind, self.input_size).to(memory_format=torch.channels_last)
         if kind == "vit":
             self.dim = self.grid_dim = int(self.model.embed_dim)
             self.grid_size = int(self.model.patch_embed.grid_size[0])
@@ -73,7 +74,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor, need_attention: bool = False) -> ImageOutput:
         """[B, 3, H, W] -> pooled, grid and (ViT, on demand) the last block's attention."""
-        images = self.resize(images)
+        images = self.resize(images).contiguous(memory_format=torch.channels_last)
         if self.kind == "cnn":
             grid, last = self.stages(images)[-2:]
             return ImageOutput(self.model.global_pool(last).flatten(1), grid.permute(0, 2, 3, 1))

@@ -11,7 +11,6 @@ the arm vein.
 from __future__ import annotations
 
 import importlib.util
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -108,11 +107,11 @@ def build_anatomies(path: Path, config: TwinConfig, seed: int, workers: int) -> 
     else:
         _share(volume, labels)
         chests = [job(k) for k in range(config.anatomies)]
-    columns = [np.stack(column) for column in zip(*chests, strict=True)]
+    organs, thickness, points, fov = (np.stack(column) for column in zip(*chests, strict=True))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    np.savez(partial_path, **dict(zip(("organs", "thickness", "points", "fov"), columns, strict=True)))
-    partial_path.replace(path)
+    scratch = path.with_name(f".{path.name}.partial.npz")
+    np.savez(scratch, organs=organs, thickness=thickness, points=points, fov=fov)
+    scratch.replace(path)
 
 
 def load_chest() -> tuple[np.ndarray, np.ndarray]:
@@ -120,10 +119,10 @@ def load_chest() -> tuple[np.ndarray, np.ndarray]:
 
     Axes run to the patient's left, to the front and upwards, at ``SPACING``.
     """
-    import nibabel
+    from nibabel.nifti1 import Nifti1Image
 
-    hu = np.asarray(nibabel.load(_data_file("cxr.nii.gz")).dataobj).astype(np.float32)
-    labels = np.asarray(nibabel.load(_data_file("mask.nii.gz")).dataobj).astype(np.uint8)
+    hu = np.asarray(Nifti1Image.from_filename(_data_file("cxr.nii.gz")).dataobj).astype(np.float32)
+    labels = np.asarray(Nifti1Image.from_filename(_data_file("mask.nii.gz")).dataobj).astype(np.uint8)
     hu = _reduce(np.where(body_mask(hu), remove_mass(hu, labels), np.float32(-1000)))
     labels = labels[::2, 2::4].copy()
     return attenuation(hu, labels), labels

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-
 from numpy.typing import ArrayLike
 
 from mlip.seeding import generator
@@ -97,7 +96,7 @@ def _endotracheal(canvas: _Canvas, chest: Chest, side: str, rng: np.random.Gener
     carina, top = chest.point("carina"), chest.point("trachea_top")
     tip = carina + (top - carina) * rng.uniform(0.2, 0.5)
     start = np.array([top[0] + rng.normal(0, 0.01) * canvas.size, 0.0])
-    canvas.tube(_curve([start, (start + tip) / 2 + _jitter(rng, canvas.size, 0.004), tip]), 10.0, 45)
+    canvas.tube(_curve([start, (start + tip) / 2 + _jitter(rng, canvas.size, 0.004), tip]), 10.0, 30)
 
 
 def _nasogastric(canvas: _Canvas, chest: Chest, side: str, rng: np.random.Generator) -> None:

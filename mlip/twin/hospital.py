@@ -87,7 +87,7 @@ HOSPITALS = {
             equalise=0.55,
             collimation=0.1,
             marker="",
-            prevalence={"Pneumothorax": 0.46, "Pneumonia": 0.14},
+            prevalence={"Pneumothorax": 0.35, "Pneumonia": 0.14},
         ),
         Hospital("pandemic", ap_share=0.6, exposure=0.02, noise=1.2, exposure_spread=0.08, marker="R"),
         Hospital(

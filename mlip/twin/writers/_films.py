@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,17 @@ Save = Callable[[Film, Job, Path], Any]
 
 def take_film(job: Job, anatomy_path: Path) -> Film:
     """Expose one film; a function of ``job`` and the anatomies only."""
-    source = cached_anatomies(anatomy_path)
-    chest = Chest(source, job.anatomy % source.count)
+    chest = _chest(anatomy_path, job.anatomy % cached_anatomies(anatomy_path).count)
     drawn = [
         draw_device(p, chest) if p.name in ("Support Devices", "Foreign object") else draw(p, chest) for p in job.plans
     ]
     return expose(chest, drawn, hospital(job.place), job.view, job.sex, generator(*job.names, "film"))
+
+
+@lru_cache(maxsize=24)
+def _chest(anatomy_path: Path, index: int) -> Chest:
+    """A chest with its derived maps, kept for the next films of it (about 4 MB each at 224 px)."""
+    return Chest(cached_anatomies(anatomy_path), index)
 
 
 def take_films(
