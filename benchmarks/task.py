@@ -26,7 +26,7 @@ class Protocol(BaseModel):
     name: str
     title: str
     lineage: str = ""  # the paper or repository it follows, "" for our own strict one
-    quirks: list[str] = []  # noqa: RUF012  known departures from good practice that the lineage has
+    quirks: list[str] = []
 
 
 @dataclass(frozen=True)

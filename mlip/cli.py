@@ -79,7 +79,9 @@ def pretrain(
 
 
 @run_app.command()
-def features(method: str, seed: Annotated[int, typer.Option()] = 0, study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
+def features(
+    method: str, seed: Annotated[int, typer.Option()] = 0, study: StudyFile = DEFAULT, threads: Threads = 1
+) -> None:
     """Frozen features of one row on every data set that a task wants them of."""
     stages.features(_open(study, threads), method, seed)
 

@@ -62,7 +62,9 @@ def evaluations(study: Study) -> list[Evaluation]:
 
 def feature_sets(study: Study) -> list[str]:
     """Data sets of which some task wants frozen features."""
-    return sorted({d for name, config in study.tasks.items() if tasks()[name].needs == "features" for d in config.datasets})
+    return sorted(
+        {d for name, config in study.tasks.items() if tasks()[name].needs == "features" for d in config.datasets}
+    )
 
 
 def precheck(study: Study) -> None:
@@ -73,10 +75,10 @@ def precheck(study: Study) -> None:
     UserError : an unknown reader, writer, method, task, protocol or option; a data root that is missing or lacks a
         file or a column; a data set that does not fit a task.
     """
-    for name, config in study.datasets.items():
-        if config.reader not in readers():
+    for name, data in study.datasets.items():
+        if data.reader not in readers():
             raise UserError(
-                f"datasets.{name}.reader is {config.reader!r}",
+                f"datasets.{name}.reader is {data.reader!r}",
                 where=f"study {study.study}",
                 fix=f"one of {sorted(readers())}",
             )
@@ -91,8 +93,8 @@ def precheck(study: Study) -> None:
 
     precheck_data(study)
     entries(study)
-    for name, config, _, resolved in task_protocols(study):
-        for dataset in config.datasets:
+    for name, task_config, _, resolved in task_protocols(study):
+        for dataset in task_config.datasets:
             tasks()[name].check(resolved, dataset, study)
 
 
@@ -116,7 +118,14 @@ def training_fingerprint(study: Study, entry: Entry) -> str:
     shape = study.model_dump(mode="json", include={"seed", "image_size", "encoders", "knowledge", "pretrain"})
     shape["pretrain"].pop("checkpoint_seconds")
     recipe = entry.manifest.recipes.get(study.pretrain.recipe)
-    return fingerprint(shape, recipe and recipe.model_dump(), entry.encoder, entry.components, entry.params, code_of(entry))
+    return fingerprint(
+        shape,
+        recipe and recipe.model_dump(exclude={"provenance"}),
+        entry.encoder,
+        entry.components,
+        entry.params,
+        code_of(entry),
+    )
 
 
 def code_of(entry: Entry) -> str:

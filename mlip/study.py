@@ -69,9 +69,9 @@ class ImageEncoderConfig(Strict):
 
     name: str
     args: dict[str, Any] = Field(default_factory=dict)
-    pretrained: str | None = Field(None, description="a local weights file, or `hub` for timm's own weights")
+    pretrained: str | None = Field(default=None, description="a local weights file, or `hub` for timm's own weights")
     input_size: int | None = Field(
-        None, description="images are resized to this before the encoder (GLoRIA, MGCA: 299)"
+        default=None, description="images are resized to this before the encoder (GLoRIA, MGCA: 299)"
     )
 
 
@@ -101,7 +101,7 @@ class PretrainConfig(Strict):
 
 class KnowledgeConfig(Strict):
     source: Literal["hpo", "umls"] = "hpo"
-    root: Path | None = Field(None, description="folder of MRCONSO.RRF / MRREL.RRF for umls")
+    root: Path | None = Field(default=None, description="folder of MRCONSO.RRF / MRREL.RRF for umls")
     dim: int = 64
     epochs: int = 100
 
@@ -150,7 +150,7 @@ class Study(Strict):
     seed: int = 2024
     work: Path = Path("work")
     results: Path = Path("results")
-    data_root: Path | None = Field(None, description="folder that relative `datasets.*.root` are under")
+    data_root: Path | None = Field(default=None, description="folder that relative `datasets.*.root` are under")
     image_size: int = Field(224, gt=0, description="side of the stored and encoded images in pixels")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     twin: TwinConfig | None = None
@@ -160,7 +160,7 @@ class Study(Strict):
     pretrain: PretrainConfig
     methods: MethodsConfig = Field(default_factory=MethodsConfig)
     tasks: dict[str, TaskConfig]
-    statistics: StatisticsConfig = Field(default_factory=StatisticsConfig)
+    statistics: StatisticsConfig = StatisticsConfig()
 
     @model_validator(mode="after")
     def _twin_roots(self) -> Study:

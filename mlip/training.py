@@ -22,6 +22,7 @@ from safetensors.torch import save_file, save_model
 
 from mlip import provenance
 from mlip.checkpoints import build_method
+from mlip.contract import Method
 from mlip.data.pairs import Batches, Pairs
 from mlip.devices import best_device
 from mlip.errors import UserError
@@ -127,9 +128,8 @@ class _Training:
         self.method.on_backward(batch)
         line: dict[str, Any] = {"step": step, "epoch": batch.epoch, "lr": lr, "loss": loss.item()}
         if self.recipe.clip:
-            line["grad_norm"] = self.fabric.clip_gradients(
-                self.module, self.optimizer, max_norm=self.recipe.clip
-            ).item()
+            norm = self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.recipe.clip)
+            line["grad_norm"] = None if norm is None else norm.item()
         self.optimizer.step()
         line["terms"] = {k: v.item() for k, v in terms.items()}
         return line
@@ -237,9 +237,9 @@ def _decay_groups(method: torch.nn.Module, weight_decay: float) -> list[dict[str
 
 def _digest(study: Study, entry: Entry, recipe: Recipe, seed: int, pairs: Pairs) -> str:
     """Hash of everything that shapes the training, the method's code included."""
-    facts = {
+    facts: dict[str, Any] = {
         "study": study.model_dump(mode="json", include={"seed", "image_size", "encoders", "knowledge", "pretrain"}),
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json", exclude={"provenance"}),
         "entry": [entry.encoder, entry.components, entry.params],
         "code": code_of(entry),
         "pairs": [len(pairs), int(pairs.rows.sum())],
@@ -249,15 +249,13 @@ def _digest(study: Study, entry: Entry, recipe: Recipe, seed: int, pairs: Pairs)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _export(method: torch.nn.Module, out: Path) -> None:
-    model = method.image_encoder.model  # type: ignore[union-attr]
-    save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, out / "encoder.safetensors")  # type: ignore[operator,union-attr]
+def _export(method: Method, out: Path) -> None:
+    model = method.image_encoder.model
+    save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, out / "encoder.safetensors")
     save_model(method.cpu(), str(out / "method.safetensors"))
 
 
-def _write_card(
-    out: Path, study: Study, entry: Entry, seed: int, method: torch.nn.Module, facts: dict[str, Any]
-) -> None:
+def _write_card(out: Path, study: Study, entry: Entry, seed: int, method: Method, facts: dict[str, Any]) -> None:
     card = {
         "method": entry.name,
         "folder": entry.folder.name,
@@ -268,7 +266,7 @@ def _write_card(
         **facts,
         "components": entry.components,
         "params": entry.params,
-        "parameters_image_encoder": sum(p.numel() for p in method.image_encoder.parameters()),  # type: ignore[union-attr,operator]
+        "parameters_image_encoder": sum(p.numel() for p in method.image_encoder.parameters()),
         "parameters_total": sum(p.numel() for p in method.parameters()),
         **provenance.facts(study.device),
     }

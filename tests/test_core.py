@@ -42,7 +42,9 @@ def test_seeds_depend_on_names_only() -> None:
 
 
 def test_schema_names_every_key() -> None:
-    done = subprocess.run([sys.executable, "-m", "mlip", "schema"], cwd=ROOT, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "mlip", "schema"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     assert set(json.loads(done.stdout)["properties"]) == set(Study.model_fields)
 
 

@@ -38,16 +38,18 @@ class ConVIRT(Method):
         if not 0 <= p["frozen_layers"] <= self.text_encoder.depth:
             problem = f"cannot freeze {p['frozen_layers']} of {self.text_encoder.depth} BERT layers"
             raise UserError(problem, where=where, fix="lower frozen_layers in this recipe")
-        self.head_v = _perceptron(self.image_encoder.dim, p["embed_dim"])
-        self.head_u = _perceptron(self.text_encoder.dim, p["embed_dim"])
+        self.head_v = _perceptron(self.image_encoder.dim, p["embed_dim"], p["centred_heads"])
+        self.head_u = _perceptron(self.text_encoder.dim, p["embed_dim"], p["centred_heads"])
         if p["frozen_layers"]:
             bert: Any = self.text_encoder.model
             for module in (bert.embeddings, *bert.encoder.layer[: p["frozen_layers"]]):
                 module.requires_grad_(False)
 
     def text_view(self, report: Report, rng: np.random.Generator) -> str:
-        """One uniformly sampled sentence of the report."""
-        return join_sentences([report.sentences[rng.integers(len(report.sentences))]]) if report.sentences else ""
+        """One uniformly sampled sentence of the report; all of it where ``full_report`` is set."""
+        if self.params["full_report"] or not report.sentences:
+            return report.text
+        return join_sentences([report.sentences[rng.integers(len(report.sentences))]])
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The term ``contrast``: lambda l(v -> u) + (1 - lambda) l(u -> v)."""
@@ -74,6 +76,7 @@ class ConVIRT(Method):
         return TextFeatures(functional.normalize(self.head_u(self._pool(tokens)), dim=-1))
 
 
-def _perceptron(dim: int, out: int) -> nn.Sequential:
-    """Linear-ReLU-Linear with a hidden layer as wide as the encoder."""
-    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out))
+def _perceptron(dim: int, out: int, centred: bool) -> nn.Sequential:
+    """Linear-ReLU-Linear with a hidden layer as wide as the encoder; ``centred`` adds a batch norm without weights."""
+    last = [nn.BatchNorm1d(out, affine=False)] if centred else []
+    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out), *last)

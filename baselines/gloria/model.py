@@ -44,8 +44,10 @@ class GLoRIA(Method):
         self.temperatures = (p["temperature_attention"], p["temperature_words"], p["temperature_loss"])
 
     def text_view(self, report: Report, rng: np.random.Generator) -> str:
-        """One random sentence of the report, as ``full_report: false`` in the official configuration."""
-        return join_sentences([report.sentences[rng.integers(len(report.sentences))]]) if report.sentences else ""
+        """One random sentence of the report, as ``full_report: false`` in the official configuration; else all of it."""
+        if self.params["full_report"] or not report.sentences:
+            return report.text
+        return join_sentences([report.sentences[rng.integers(len(report.sentences))]])
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Terms ``global`` and ``local``, each the sum of image-to-text and text-to-image."""

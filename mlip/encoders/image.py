@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -48,14 +48,15 @@ class ImageEncoder(nn.Module):
         self.kind, self.config = kind, config
         self.input_size = config.input_size or image_size
         # Channels-last convolutions are about half again as fast on CPUs, and faster on GPUs in half precision.
-        self.model = _timm_model(config, kind, self.input_size).to(memory_format=torch.channels_last)
+        model: Any = _timm_model(config, kind, self.input_size).to(memory_format=torch.channels_last)
+        self.model = model
         if kind == "vit":
-            self.dim = self.grid_dim = int(self.model.embed_dim)
-            self.grid_size = int(self.model.patch_embed.grid_size[0])
+            self.dim = self.grid_dim = int(model.embed_dim)
+            self.grid_size = int(model.patch_embed.grid_size[0])
             self.stride = self.input_size // self.grid_size
         else:
-            self.dim = int(self.model.num_features)
-            info = self.model.feature_info
+            self.dim = int(model.num_features)
+            info = model.feature_info
             strides = [i["reduction"] for i in info]
             if 16 not in strides:
                 raise UserError(f"{config.name} has no stage of stride 16", fix="use a ResNet-like timm model")
@@ -104,7 +105,7 @@ class _AttentionTap:
     timm fuses attention and never materialises the matrix, so it is computed again from the module's own projections.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: Any) -> None:
         self.module = module
         self.attention: Tensor | None = None
 
@@ -115,7 +116,7 @@ class _AttentionTap:
     def __exit__(self, *_: object) -> None:
         self.handle.remove()
 
-    def _hook(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def _hook(self, module: Any, args: tuple[Tensor, ...]) -> None:
         x = args[0]
         b, n, _ = x.shape
         q, k, _ = module.qkv(x).reshape(b, n, 3, module.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -126,7 +127,7 @@ class _AttentionTap:
 def _timm_model(config: ImageEncoderConfig, kind: str, size: int) -> nn.Module:
     args = dict(config.args)
     if config.name == "resnet":
-        model: nn.Module = ResNet(BasicBlock, num_classes=0, **args)
+        model: nn.Module = ResNet(BasicBlock, num_classes=0, **args)  # type: ignore[arg-type]
     elif config.name == "vit":
         model = VisionTransformer(img_size=size, num_classes=0, **args)
     else:
@@ -152,7 +153,8 @@ def _load_strict(model: nn.Module, path: Path) -> None:
     state = (
         load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     )
-    state = state.get("model", state) if isinstance(state.get("model"), dict) else state
+    if isinstance(state.get("model"), dict):
+        state = state["model"]
     state = {k: v for k, v in state.items() if k.split(".")[0] not in ("fc", "head")}
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:

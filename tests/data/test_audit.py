@@ -55,7 +55,8 @@ def test_the_same_film_in_pretraining_and_in_a_test_part(tmp_path: Path) -> None
         WRITERS[name](tmp_path / name, images=30)
     study = built(study_of(tmp_path, {"rsna": {"split": "train_only"}, "siim": {}}))
     with pytest.raises(
-        UserError, match=r"audit\.failed\.md: rsna / siim: 6 films of pre-training on rsna are the same as one in test of siim"
+        UserError,
+        match=r"audit\.failed\.md: rsna / siim: 6 films of pre-training on rsna are the same as one in test of siim",
     ):
         audit(study)
     assert "| fault | same film |" in StudyPaths(study).audit.with_suffix(".failed.md").read_text()

@@ -40,7 +40,10 @@ def test_config_mistakes(change: dict, words: list[str]) -> None:
     ("change", "words"),
     [
         ({"methods": {"include": ["convert"]}}, ["convert", "no such method folder"]),
-        ({"methods": {"variants": {"x": {"method": "mgca", "params": {"temprature": 1}}}}}, ["temprature", "unknown parameters"]),
+        (
+            {"methods": {"variants": {"x": {"method": "mgca", "params": {"temprature": 1}}}}},
+            ["temprature", "unknown parameters"],
+        ),
         ({"methods": {"variants": {"x": {"method": "isbi24", "encoder": "cnn"}}}}, ["cnn", "supports"]),
         ({"tasks": {"linear_prob": {"datasets": ["rsna"]}}}, ["linear_prob"]),
         ({"tasks": {"linear_probe": {"datasets": ["rsna"], "protocols": ["strct"]}}}, ["strct", "no protocol"]),

@@ -61,12 +61,19 @@ def test_post_deploy_installs_into_a_fresh_environment(tmp_path: Path) -> None:
     done = subprocess.run(["bash", str(script)], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     code = "import mlip.detectron2_compat, detectron2, snakemake, torch, mlip; print(mlip.__file__)"
-    seen = subprocess.run([str(prefix / "bin" / "python"), "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    seen = subprocess.run(
+        [str(prefix / "bin" / "python"), "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert seen.returncode == 0, seen.stderr[-2000:]
     assert Path(seen.stdout.strip()).parent.parent == ROOT
 
     def versions(python: str) -> list[str]:
-        lines = subprocess.run([sys.executable, "-m", "uv", "pip", "freeze", "--python", python], check=True, capture_output=True, text=True)
+        lines = subprocess.run(
+            [sys.executable, "-m", "uv", "pip", "freeze", "--python", python],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         return [line for line in lines.stdout.splitlines() if "==" in line and not line.startswith("uv==")]
 
     ours = {line for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line}

@@ -70,7 +70,10 @@ def test_killed_training_continues_and_ends_with_the_same_weights(smoke: Run, tm
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
     curves = [
-        [json.loads(line)["loss"] for line in (StudyPaths(s).pretrain("mgca", 0) / "metrics.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)["loss"]
+            for line in (StudyPaths(s).pretrain("mgca", 0) / "metrics.jsonl").read_text().splitlines()
+        ]
         for s in (whole, killed)
     ]
     assert curves[0] == curves[1]

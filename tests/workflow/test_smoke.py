@@ -62,8 +62,15 @@ def test_results_hold_no_raw_ids_and_no_report_text(smoke: Run) -> None:
     ids = {p.name for p in raw.glob("files/p*/p*")} | {p.stem for p in raw.glob("files/p*/p*/s*.txt")}
     ids |= {p.stem for p in raw.glob("files/p*/p*/s*/*.jpg")}
     assert len(ids) > 50
-    sentences = {s for p in list(raw.glob("files/p*/p*/s*.txt"))[:20] for s in p.read_text().splitlines() if len(s) > 40}
-    files = [p for root in (paths.results, paths.work / "logs", paths.work / "predictions") for p in root.rglob("*") if p.is_file()]
+    sentences = {
+        s for p in list(raw.glob("files/p*/p*/s*.txt"))[:20] for s in p.read_text().splitlines() if len(s) > 40
+    }
+    files = [
+        p
+        for root in (paths.results, paths.work / "logs", paths.work / "predictions")
+        for p in root.rglob("*")
+        if p.is_file()
+    ]
     files += [paths.leaderboard, paths.audit]
     assert len(files) > 50
     for path in files:

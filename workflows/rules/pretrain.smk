@@ -69,7 +69,10 @@ rule features:
         [store_of(d) for d in FEATURE_SETS],
         lambda w: checkpoint_of(w.method, w.seed),
     output:
-        [f"{WORK}/features/{{method}}/seed{{seed}}/{d}.safetensors" for d in FEATURE_SETS],
+        [
+            f"{WORK}/features/{{method}}/seed{{seed}}/{d}.safetensors"
+            for d in FEATURE_SETS
+        ],
     log:
         f"{WORK}/logs/features/{{method}}-seed{{seed}}.log",
     benchmark:
