@@ -101,8 +101,8 @@ def test_bad_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_twin_root_is_derived() -> None:
-    study = load_study(ROOT / "config" / "smoke.yaml")
-    assert study.datasets["chexpert_5x200"].root == Path("work/smoke/raw/chexpert")
+    study = load_study(ROOT / "config" / "twin.yaml")
+    assert study.datasets["chexpert_5x200"].root == Path("work/twin/raw/chexpert")
     raw = study.model_dump(mode="json")
     raw["datasets"]["rsna"]["twin"] = "nowhere"
     with pytest.raises(UserError, match="nowhere"):
@@ -110,7 +110,7 @@ def test_twin_root_is_derived() -> None:
 
 
 def test_variant_is_a_row_with_its_own_switches() -> None:
-    raw = load_study(ROOT / "config" / "smoke.yaml").model_dump(mode="json")
+    raw = load_study(ROOT / "config" / "twin.yaml").model_dump(mode="json")
     raw["methods"]["variants"] = {"mgca-vit": {"method": "mgca", "encoder": "vit"}}
     rows = entries(parse_study(raw, where="x.yaml"))
     assert rows["mgca-vit"].encoder == "vit" and rows["mgca"].encoder == "cnn"
