@@ -137,8 +137,8 @@ class MethodsConfig(Strict):
 
 
 class StatisticsConfig(Strict):
-    bootstrap: int = Field(1000, gt=0)
-    level: float = Field(0.95, gt=0, lt=1)
+    bootstrap: int = Field(default=1000, gt=0)
+    level: float = Field(default=0.95, gt=0, lt=1)
 
 
 class Study(Strict):
@@ -160,7 +160,7 @@ class Study(Strict):
     pretrain: PretrainConfig
     methods: MethodsConfig = Field(default_factory=MethodsConfig)
     tasks: dict[str, TaskConfig]
-    statistics: StatisticsConfig = StatisticsConfig()
+    statistics: StatisticsConfig = Field(default_factory=StatisticsConfig)
 
     @model_validator(mode="after")
     def _twin_roots(self) -> Study:

@@ -10,7 +10,10 @@ from tests.baselines.helpers import build, tiny_batch, total
 
 
 def test_text_view_is_one_sentence_and_each_has_its_turn(rng: np.random.Generator) -> None:
-    method, sentences = build("convirt", params={"full_report": False}), ["No effusion", "The heart is normal", "Clear lungs"]
+    method, sentences = (
+        build("convirt", params={"full_report": False}),
+        ["No effusion", "The heart is normal", "Clear lungs"],
+    )
     views = [method.text_view(Report("", "", sentences), rng) for _ in range(60)]
     assert {tuple(split_sentences(v)) for v in views} == {(s,) for s in sentences}
     whole = build("convirt", params={"full_report": True}).text_view(Report("", "", sentences), rng)

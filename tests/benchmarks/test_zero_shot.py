@@ -154,10 +154,6 @@ def test_gloria_pools_have_the_published_sizes():
     sizes = {name: len(p.positive) for name, p in PROMPTS["gloria"].findings.items()}
     assert sizes == {"Atelectasis": 210, "Cardiomegaly": 15, "Consolidation": 192, "Edema": 18, "Pleural Effusion": 54}
     assert len(set(PROMPTS["gloria"].findings["Pleural Effusion"].positive)) == 36
-    long = [t for p in PROMPTS["gloria"].findings.values() for t in p.positive if len(t) > 96]
-    assert len(long) == 1 and long[0].startswith(
-        "mildly enlarged cardiac silhouette, likely left ventricular enlargement."
-    )
     drawn = sample(PROMPTS["gloria"].findings, 5, 6)
     assert drawn == sample(PROMPTS["gloria"].findings, 5, 6) != sample(PROMPTS["gloria"].findings, 5, 7)
     for name, prompts in drawn.items():

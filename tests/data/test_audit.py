@@ -64,7 +64,8 @@ def test_the_same_film_in_pretraining_and_in_a_test_part(tmp_path: Path) -> None
 
 def test_a_duplicate_under_another_id_within_a_data_set(tmp_path: Path) -> None:
     write_rsna(tmp_path / "rsna", images=40, same_as={i: i - 20 for i in range(20, 40)})
-    study = built(study_of(tmp_path, {"rsna": {}}))
+    assert not faults(audit(built(study_of(tmp_path / "strict", {"rsna": {"root": str(tmp_path / "rsna")}}))))
+    study = built(study_of(tmp_path, {"rsna": {"split": "mgca-2022"}}))
     with pytest.raises(UserError, match=r"films of train are the same as one in (val|test) under another id"):
         audit(study)
 

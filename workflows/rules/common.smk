@@ -68,3 +68,26 @@ def store_of(dataset):
 def checkpoint_of(method, seed):
     folder = PATHS.pretrain(method, seed)
     return [str(folder / "method.safetensors"), str(folder / "encoder.safetensors")]
+
+
+def raw_folder(wildcards):
+    """Only a folder the study writes itself is an input; real data are checked before the run (planning.precheck)."""
+    config = STUDY.datasets[wildcards.dataset]
+    return [str(config.root)] if config.twin else []
+
+
+def corpus(_):
+    return [
+        f for d in STUDY.pretrain.datasets for f in [*store_of(d), str(PATHS.splits(d))]
+    ]
+
+
+def evaluation_inputs(wildcards):
+    task, dataset = TASKS[wildcards.task], wildcards.dataset
+    common = [*store_of(dataset), str(PATHS.splits(dataset)), str(PATHS.audit)]
+    if wildcards.row in task.controls:
+        return common
+    weights = checkpoint_of(wildcards.row, wildcards.seed)
+    if task.needs == "features":
+        return [*common, str(PATHS.features(wildcards.row, wildcards.seed, dataset))]
+    return [*common, *weights, str(PATHS.tokenizer), str(PATHS.knowledge)]

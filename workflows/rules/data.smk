@@ -1,12 +1,6 @@
 # Readers -> image stores -> splits -> audit.
 
 
-def raw_folder(wildcards):
-    """Only a folder the study writes itself is an input; real data are checked before the run (planning.precheck)."""
-    config = STUDY.datasets[wildcards.dataset]
-    return [str(config.root)] if config.twin else []
-
-
 rule store:
     input:
         raw_folder,
@@ -21,9 +15,10 @@ rule store:
     conda:
         "../envs/mlip.yaml"
     params:
+        study=STUDY_FILE,
         spec=lambda w: planning.data_fingerprint(STUDY, w.dataset),
     shell:
-        "python -m mlip run data {wildcards.dataset} -s {STUDY_FILE} --threads {threads} > {log} 2>&1"
+        "python -m mlip run data {wildcards.dataset} -s {params.study} --threads {threads} > {log} 2>&1"
 
 
 rule splits:
@@ -36,9 +31,10 @@ rule splits:
     conda:
         "../envs/mlip.yaml"
     params:
+        study=STUDY_FILE,
         spec=lambda w: planning.splits_fingerprint(STUDY, w.dataset),
     shell:
-        "python -m mlip run splits {wildcards.dataset} -s {STUDY_FILE} > {log} 2>&1"
+        "python -m mlip run splits {wildcards.dataset} -s {params.study} > {log} 2>&1"
 
 
 rule audit:
@@ -51,5 +47,7 @@ rule audit:
         f"{WORK}/logs/audit.log",
     conda:
         "../envs/mlip.yaml"
+    params:
+        study=STUDY_FILE,
     shell:
-        "python -m mlip audit -s {STUDY_FILE} > {log} 2>&1"
+        "python -m mlip audit -s {params.study} > {log} 2>&1"

@@ -1,12 +1,6 @@
 # Tokeniser, knowledge, pre-training, frozen features.
 
 
-def corpus(_):
-    return [
-        f for d in STUDY.pretrain.datasets for f in [*store_of(d), str(PATHS.splits(d))]
-    ]
-
-
 rule tokenizer:
     input:
         corpus,
@@ -17,11 +11,12 @@ rule tokenizer:
     conda:
         "../envs/mlip.yaml"
     params:
+        study=STUDY_FILE,
         spec=planning.fingerprint(
             STUDY.encoders.text.model_dump(), STUDY.pretrain.datasets
         ),
     shell:
-        "python -m mlip run tokenizer -s {STUDY_FILE} > {log} 2>&1"
+        "python -m mlip run tokenizer -s {params.study} > {log} 2>&1"
 
 
 rule knowledge:
@@ -32,9 +27,10 @@ rule knowledge:
     conda:
         "../envs/mlip.yaml"
     params:
+        study=STUDY_FILE,
         spec=planning.fingerprint(STUDY.seed, STUDY.knowledge.model_dump()),
     shell:
-        "python -m mlip run knowledge -s {STUDY_FILE} > {log} 2>&1"
+        "python -m mlip run knowledge -s {params.study} > {log} 2>&1"
 
 
 # Resumable: the training state lies in work/<study>/state, which Snakemake does not know and so does not delete.
@@ -58,9 +54,10 @@ rule pretrain:
         "../envs/mlip.yaml"
     threads: STUDY.pretrain.threads
     params:
+        study=STUDY_FILE,
         spec=lambda w: planning.training_fingerprint(STUDY, ROWS[w.method]),
     shell:
-        "python -m mlip run pretrain {wildcards.method} --seed {wildcards.seed} -s {STUDY_FILE} --threads {threads} >> {log} 2>&1"
+        "python -m mlip run pretrain {wildcards.method} --seed {wildcards.seed} -s {params.study} --threads {threads} >> {log} 2>&1"
 
 
 # All data sets in one job: importing torch and timm costs more than the features of one small data set.
@@ -79,5 +76,7 @@ rule features:
         f"{WORK}/benchmarks/features/{{method}}-seed{{seed}}.tsv"
     conda:
         "../envs/mlip.yaml"
+    params:
+        study=STUDY_FILE,
     shell:
-        "python -m mlip run features {wildcards.method} --seed {wildcards.seed} -s {STUDY_FILE} --threads {threads} > {log} 2>&1"
+        "python -m mlip run features {wildcards.method} --seed {wildcards.seed} -s {params.study} --threads {threads} > {log} 2>&1"

@@ -12,8 +12,9 @@ rule tables:
     conda:
         "../envs/mlip.yaml"
     params:
+        study=STUDY_FILE,
         spec=planning.fingerprint(
             STUDY.title, STUDY.data_note, STUDY.statistics.model_dump()
         ),
     shell:
-        "python -m mlip run tables -s {STUDY_FILE} > {log} 2>&1"
+        "python -m mlip run tables -s {params.study} > {log} 2>&1"

@@ -12,11 +12,12 @@ rule anatomy:
         "../envs/mlip.yaml"
     threads: workflow.cores
     params:
+        study=STUDY_FILE,
         spec=planning.fingerprint(
             STUDY.seed, STUDY.twin and [STUDY.twin.anatomies, STUDY.twin.size]
         ),
     shell:
-        "python -m mlip run anatomy -s {STUDY_FILE} --threads {threads} > {log} 2>&1"
+        "python -m mlip run anatomy -s {params.study} --threads {threads} > {log} 2>&1"
 
 
 rule twin:
@@ -32,10 +33,11 @@ rule twin:
         "../envs/mlip.yaml"
     threads: workflow.cores
     params:
+        study=STUDY_FILE,
         spec=lambda w: planning.fingerprint(
             STUDY.seed,
             STUDY.twin.model_dump(include={"anatomies", "size"}),
             STUDY.twin.datasets[w.hospital].model_dump(),
         ),
     shell:
-        "python -m mlip run twin {wildcards.hospital} -s {STUDY_FILE} --threads {threads} > {log} 2>&1"
+        "python -m mlip run twin {wildcards.hospital} -s {params.study} --threads {threads} > {log} 2>&1"
