@@ -60,23 +60,25 @@ rule pretrain:
         "python -m mlip run pretrain {wildcards.method} --seed {wildcards.seed} -s {params.study} --threads {threads} >> {log} 2>&1"
 
 
-# All data sets in one job: importing torch and timm costs more than the features of one small data set.
-rule features:
-    input:
-        [store_of(d) for d in FEATURE_SETS],
-        lambda w: checkpoint_of(w.method, w.seed),
-    output:
-        [
-            f"{WORK}/features/{{method}}/seed{{seed}}/{d}.safetensors"
-            for d in FEATURE_SETS
-        ],
-    log:
-        f"{WORK}/logs/features/{{method}}-seed{{seed}}.log",
-    benchmark:
-        f"{WORK}/benchmarks/features/{{method}}-seed{{seed}}.tsv"
-    conda:
-        "../envs/mlip.yaml"
-    params:
-        study=STUDY_FILE,
-    shell:
-        "python -m mlip run features {wildcards.method} --seed {wildcards.seed} -s {params.study} --threads {threads} > {log} 2>&1"
+if FEATURE_SETS:
+
+    # All data sets in one job: importing torch and timm costs more than the features of one small data set.
+    rule features:
+        input:
+            [store_of(d) for d in FEATURE_SETS],
+            lambda w: checkpoint_of(w.method, w.seed),
+        output:
+            [
+                f"{WORK}/features/{{method}}/seed{{seed}}/{d}.safetensors"
+                for d in FEATURE_SETS
+            ],
+        log:
+            f"{WORK}/logs/features/{{method}}-seed{{seed}}.log",
+        benchmark:
+            f"{WORK}/benchmarks/features/{{method}}-seed{{seed}}.tsv"
+        conda:
+            "../envs/mlip.yaml"
+        params:
+            study=STUDY_FILE,
+        shell:
+            "python -m mlip run features {wildcards.method} --seed {wildcards.seed} -s {params.study} --threads {threads} > {log} 2>&1"
