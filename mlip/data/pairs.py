@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mlip.contract import Batch
-from mlip.data.batches import augment, to_tensor
+from mlip.data.batches import augment, load, to_tensor
 from mlip.data.splits import part_rows, read_splits
 from mlip.data.store import open_store
 from mlip.data.text import Report, parse_report
@@ -68,8 +68,7 @@ class Pairs:
         out = np.empty((len(index), *self.images[0].shape[1:]), dtype=np.uint8)
         for number, images in enumerate(self.images):
             here = np.flatnonzero(self.sources[index] == number)
-            order = here[np.argsort(self.rows[index[here]])]  # ascending rows: sequential reads of the mapped file
-            out[order] = images[self.rows[index[order]]]
+            out[here] = load(images, self.rows[index[here]])
         return out
 
 

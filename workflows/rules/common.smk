@@ -31,7 +31,6 @@ PATHS = StudyPaths(STUDY)
 ROWS = entries(STUDY)
 TASKS = tasks()
 EVALUATIONS = planning.evaluations(STUDY)
-PYTHON = "python"
 write_study(STUDY, PATHS.resolved)
 STUDY_FILE = str(PATHS.resolved)
 PREDICTIONS = [
