@@ -1,3 +1,11 @@
-from mlip.cli import main
+import sys
 
-main()
+from mlip.warm import forward
+
+status = forward(sys.argv[1:])
+if status is None:
+    from mlip.cli import main
+
+    main()
+else:
+    sys.exit(status)

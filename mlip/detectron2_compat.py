@@ -37,7 +37,7 @@ def prepare() -> bool:
     UserError : Detectron2 is not installed.
     """
     if importlib.util.find_spec("detectron2") is None:
-        raise UserError("Detectron2 is not installed", where="pyproject.toml", fix="run `make install`")
+        raise UserError("Detectron2 is not installed", where="pyproject.toml", fix="run `make env`")
     if not hasattr(PIL.Image, "LINEAR"):
         image_module: Any = PIL.Image
         image_module.LINEAR = PIL.Image.Resampling.BILINEAR

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 
 from mlip.errors import UserError
@@ -121,7 +122,7 @@ def evaluate(study: Study, task: str, protocol: str, dataset: str, method: str, 
         device=best_device("cpu" if is_control else study.device),
         output=output,
     )
-    started = time.monotonic()
+    started, used = time.monotonic(), time.process_time()
     try:
         frame = found.run_control(job) if is_control else found.run(job)
     except Exception as error:
@@ -134,7 +135,8 @@ def evaluate(study: Study, task: str, protocol: str, dataset: str, method: str, 
         failed.write_text(json.dumps({"reason": reason}) + "\n")
         raise
     meta = {"task": task, "protocol": protocol, "dataset": dataset, "method": method, "seed": seed}
-    write_predictions(frame, output, {**meta, "seconds": round(time.monotonic() - started, 2)})
+    cost = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - used}
+    write_predictions(frame, output, {**meta, **{name: round(value, 2) for name, value in cost.items()}})
 
 
 def tables(study: Study) -> None:
@@ -145,6 +147,8 @@ def tables(study: Study) -> None:
 
 
 def limit_threads(threads: int) -> None:
-    """Keep BLAS and OpenMP to the cores Snakemake gave the job; must come before numpy and torch are imported."""
+    """Keep BLAS and OpenMP to the cores Snakemake gave the job; the variables count where numpy and torch come later."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
+    if "torch" in sys.modules:  # a job of a warm server (mlip/warm.py)
+        sys.modules["torch"].set_num_threads(threads)

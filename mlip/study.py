@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mlip.errors import UserError
 
@@ -116,6 +116,12 @@ class TaskConfig(Strict):
     budget: dict[str, Any] = Field(
         default_factory=dict, description="protocol keys overridden by this study, printed with the table"
     )
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _json_keys(cls, budget: Any) -> Any:
+        """YAML reads the fraction in ``{iterations: {100: 10}}`` as a number, JSON as text: one study, one form."""
+        return json.loads(json.dumps(budget, default=str))
 
 
 class VariantConfig(Strict):

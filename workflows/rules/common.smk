@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir).resolve()))
 sys.path.insert(0, str(Path(workflow.basedir).resolve().parent))
 
 try:
-    from mlip import planning
+    from mlip import planning, warm
     from mlip.errors import UserError
     from mlip.paths import StudyPaths
     from mlip.registry import entries, tasks

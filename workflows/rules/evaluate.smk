@@ -8,8 +8,6 @@ rule evaluate:
         f"{WORK}/predictions/{{task}}/{{protocol}}/{{dataset}}/{{row}}/seed{{seed}}.parquet",
     log:
         f"{WORK}/logs/evaluate/{{task}}-{{protocol}}-{{dataset}}-{{row}}-seed{{seed}}.log",
-    benchmark:
-        f"{WORK}/benchmarks/evaluate/{{task}}-{{protocol}}-{{dataset}}-{{row}}-seed{{seed}}.tsv"
     conda:
         "../envs/mlip.yaml"
     params:

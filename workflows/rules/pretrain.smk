@@ -47,8 +47,6 @@ rule pretrain:
         metrics=f"{WORK}/pretrain/{{method}}/seed{{seed}}/metrics.jsonl",
     log:
         f"{WORK}/logs/pretrain/{{method}}-seed{{seed}}.log",
-    benchmark:
-        f"{WORK}/benchmarks/pretrain/{{method}}-seed{{seed}}.tsv"
     priority: 50
     conda:
         "../envs/mlip.yaml"
@@ -74,8 +72,6 @@ if FEATURE_SETS:
             ],
         log:
             f"{WORK}/logs/features/{{method}}-seed{{seed}}.log",
-        benchmark:
-            f"{WORK}/benchmarks/features/{{method}}-seed{{seed}}.tsv"
         conda:
             "../envs/mlip.yaml"
         params:
