@@ -6,7 +6,10 @@ printed. Nothing here is a test: a slow machine fails nothing.
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -56,7 +59,48 @@ def loader() -> str:
 
         seconds = best({"mapped": mapped, "decoded": decoded})
     rates = 48 * 40 / seconds["mapped"], len(files) / seconds["decoded"]
-    return f"store: {rates[0]:.0f} images/s from the map, {rates[1]:.0f} decoding jpg files: ratio {rates[0] / rates[1]:.1f}"
+    return f"loader: {rates[0]:.0f} images/s from the map, {rates[1]:.0f} decoding jpg files: ratio {rates[0] / rates[1]:.1f}"
+
+
+def store(counts: tuple[int, int] = (500, 4000)) -> str:
+    """Peak memory of building the store at 224 px, few films against many, each in a fresh process with one worker."""
+    import cv2
+
+    program = (  # VmHWM, because ru_maxrss of a child begins at what its parent held
+        "import re, sys; from mlip.data.store import build_store; from mlip.study import load_study; "
+        "build_store('nih', load_study(sys.argv[1]), 1); "
+        "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+    )
+    peaks, seconds = [], 0.0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        small = np.random.default_rng(0).integers(0, 255, (16, 16), dtype=np.uint8)
+        cv2.imwrite(str(folder / "film.png"), cv2.resize(small, (320, 320)))
+        for count in counts:
+            root = folder / str(count)
+            (root / "images").mkdir(parents=True)
+            names = [f"{i:08d}_000.png" for i in range(count)]
+            for one in names:  # NIH ChestX-ray14's layout, every film a link to one file
+                os.link(folder / "film.png", root / "images" / one)
+            rows = "".join(f"{one},No Finding,{i},PA\n" for i, one in enumerate(names))
+            (root / "Data_Entry_2017.csv").write_text("Image Index,Finding Labels,Patient ID,View Position\n" + rows)
+            study = {
+                "study": "bench", "title": "", "data_note": "", "work": str(root / "work"), "image_size": 224,
+                "datasets": {"nih": {"reader": "nih", "root": str(root)}},
+                "encoders": {"cnn": {"name": "resnet"}, "vit": {"name": "vit"}, "text": {}},
+                "pretrain": {"datasets": ["nih"]}, "tasks": {},
+            }  # fmt: skip
+            (root / "study.json").write_text(json.dumps(study))
+            started = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, "-c", program, str(root / "study.json")], check=True, capture_output=True, text=True
+            )
+            seconds = time.perf_counter() - started
+            peaks.append(int(done.stdout) / 1024)
+    return (
+        f"store: peak memory {peaks[1]:.0f} MiB building {counts[1]} films, {peaks[0]:.0f} MiB building {counts[0]}: "
+        f"ratio {peaks[1] / peaks[0]:.2f}; {counts[1] / seconds:.0f} films/s with one worker, start included"
+    )
 
 
 def transport() -> str:
@@ -106,7 +150,7 @@ def gloria() -> str:
 
 def main() -> None:
     print(f"{os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}")
-    for part in (loader, transport, films, gloria):
+    for part in (loader, store, transport, films, gloria):
         print(part(), flush=True)
 
 

@@ -142,6 +142,9 @@ class MethodsConfig(Strict):
     variants: dict[str, VariantConfig] = Field(default_factory=dict)
 
 
+Analysis = Literal["maps", "false_negatives"]
+
+
 class StatisticsConfig(Strict):
     bootstrap: int = Field(default=1000, gt=0)
     level: float = Field(default=0.95, gt=0, lt=1)
@@ -166,6 +169,9 @@ class Study(Strict):
     pretrain: PretrainConfig
     methods: MethodsConfig = Field(default_factory=MethodsConfig)
     tasks: dict[str, TaskConfig]
+    analyses: list[Analysis] = Field(
+        default=["maps"], description="what is looked at in the trained rows, see docs/tables.md"
+    )
     statistics: StatisticsConfig = Field(default_factory=StatisticsConfig)
 
     @model_validator(mode="after")

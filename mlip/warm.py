@@ -40,7 +40,18 @@ LIBRARIES = (
     "lightning_fabric",
 )
 # The others work in several processes of their own and need few libraries.
-STAGES = {"splits", "audit", "tokenizer", "knowledge", "pretrain", "features", "evaluate", "tables"}
+STAGES = {
+    "splits",
+    "audit",
+    "tokenizer",
+    "knowledge",
+    "pretrain",
+    "features",
+    "evaluate",
+    "maps",
+    "false-negatives",
+    "tables",
+}
 HEADER = 8  # bytes: length of the JSON that follows
 
 
@@ -56,7 +67,10 @@ def start(log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as stream:
         subprocess.Popen(
-            [sys.executable, "-m", "mlip.warm", address], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
+            [sys.executable, "-m", "mlip.warm", address, str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
         )
     os.environ[VARIABLE] = address
 
@@ -84,15 +98,15 @@ def forward(arguments: list[str]) -> int | None:
     return status[0]
 
 
-def serve(address: str) -> None:
-    """Import the libraries, then fork for every connection, until the process that started this one is gone."""
+def serve(address: str, parent: int) -> None:
+    """Import the libraries, then fork for every connection, as long as ``parent`` is this process's parent."""
     from mlip.detectron2_compat import prepare
 
-    parent = os.getppid()
     prepare()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a pool of threads would not survive the fork
     for name in LIBRARIES:
-        importlib.import_module(name)
+        if os.getppid() == parent:
+            importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the jobs report to their callers; nobody waits for them here
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(address)
@@ -141,8 +155,8 @@ def _job(link: socket.socket) -> None:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        for output in (sys.stdout, sys.stderr):
+            output.flush()
         link.sendall(bytes([status & 0xFF]))
         os._exit(status)
 
@@ -153,4 +167,4 @@ def _die_with_caller(link: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -50,6 +50,20 @@ def test_vit_attention_is_the_models_own() -> None:
     assert torch.allclose(expected, seen["out"], atol=1e-5)
 
 
+def test_a_stemmed_token_sees_a_field_of_fifteen_pixels() -> None:
+    args = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "stem_channels": [4, 8, 16]}
+    encoder = ImageEncoder(ImageEncoderConfig(name="vit", args=args), "vit", 48).eval()
+    assert encoder.patches == 36 and encoder.stride == 8
+    assert encoder(torch.rand(2, 3, 48, 48)).grid.shape == (2, 6, 6, 32)
+    images = torch.rand(1, 3, 48, 48, requires_grad=True)
+    encoder.model.patch_embed(images)[0, 2 * 6 + 3].sum().backward()  # row 2, column 3
+    assert images.grad is not None
+    seen = images.grad.abs().sum(dim=(0, 1)) > 0
+    rows, columns = seen.any(dim=1).nonzero().squeeze(1), seen.any(dim=0).nonzero().squeeze(1)
+    assert (rows[0] >= 2 * 8 - 7, rows[-1] < 3 * 8) == (True, True) and len(rows) == 15
+    assert (columns[0] >= 3 * 8 - 7, columns[-1] < 4 * 8) == (True, True) and len(columns) == 15
+
+
 def test_input_size_is_applied_inside() -> None:
     config = CNN.model_copy(update={"input_size": 64})
     encoder = ImageEncoder(config, "cnn", 48)
@@ -69,6 +83,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         ImageEncoder(ImageEncoderConfig(name="resnet5000"), "cnn", 48)
     with pytest.raises(UserError, match="is not a cnn"):
         ImageEncoder(VIT, "cnn", 48)
+    stem = VIT.model_copy(update={"args": {**VIT.args, "stem_channels": [4, 8]}})
+    with pytest.raises(UserError, match="patch_size is 12"):
+        ImageEncoder(stem, "vit", 48)
     with pytest.raises(UserError, match=r"none\.safetensors"):
         ImageEncoder(CNN.model_copy(update={"pretrained": str(tmp_path / "none.safetensors")}), "cnn", 48)
 

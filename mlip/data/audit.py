@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
@@ -17,17 +18,21 @@ from mlip.errors import UserError
 from mlip.paths import StudyPaths
 from mlip.study import Study
 
-DRIFT = 0.05  # absolute difference of prevalence between training and test part that is reported
+Level = Literal["fault", "warning", "checked"]
+PARTS = ("train", "val", "test")
+SHOWN = 100  # rows that the report lists of one finding
+DRIFT = 0.05  # absolute difference of prevalence between two parts that is reported
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing the audit has to say about a data set (or two)."""
 
-    level: Literal["fault", "warning", "checked"]
+    level: Level
     check: str
     dataset: str
     text: str
+    rows: tuple[str, ...] = ()  # what it is about: salted hashes of patients or images, with store rows
 
 
 @dataclass
@@ -41,13 +46,15 @@ class AuditReport:
     def faults(self) -> list[Finding]:
         return [f for f in self.findings if f.level == "fault"]
 
-    def add(self, level: Literal["fault", "warning", "checked"], check: str, dataset: str, text: str) -> None:
-        self.findings.append(Finding(level, check, dataset, text))
+    def add(self, level: Level, check: str, dataset: str, text: str, rows: Iterable[str] = ()) -> None:
+        self.findings.append(Finding(level, check, dataset, text, tuple(rows)))
 
     def to_markdown(self) -> str:
-        lines = [f"# Audit of the study {self.study}", ""]
-        lines += [
-            f"{len(self.faults)} faults. Identifiers are salted hashes.",
+        warnings = sum(f.level == "warning" for f in self.findings)
+        lines = [
+            f"# Audit of the study {self.study}",
+            "",
+            f"{len(self.faults)} faults, {warnings} warnings. Identifiers are salted hashes; `row` is the row of the data set's store.",
             "",
             "| level | check | data | finding |",
             "|---|---|---|---|",
@@ -55,6 +62,10 @@ class AuditReport:
         order = {"fault": 0, "warning": 1, "checked": 2}
         ranked = sorted(self.findings, key=lambda f: order[f.level])
         lines += [f"| {f.level} | {f.check} | {f.dataset} | {f.text} |" for f in ranked]
+        for f in ranked:
+            if f.rows:
+                more = f" (the first {SHOWN})" if len(f.rows) == SHOWN else ""
+                lines += ["", f"## {f.dataset}: {f.text}{more}", "", *(f"- {row}" for row in f.rows)]
         return "\n".join(lines) + "\n"
 
 
@@ -123,105 +134,133 @@ def _open(study: Study, paths: StudyPaths, name: str) -> _Data:
 
 
 def _parts(item: _Data, report: AuditReport) -> None:
-    """Patients, images and films in more than one part."""
-    fault: Literal["fault", "warning"] = "warning" if item.shared_quirk else "fault"
+    """Patients, images and films in more than one part; films under two names in one part."""
+    fault: Level = "warning" if item.shared_quirk else "fault"
     because = f" (known quirk of the lineage: {item.shared_quirk})" if item.shared_quirk else ""
-    for one, other in combinations(("train", "val", "test"), 2):
-        for what, ids in (("patients", item.patients), ("images", item.images)):
-            shared = sorted(ids(one) & ids(other))
-            if shared:
-                report.add(
-                    fault,
-                    what,
-                    item.name,
-                    f"{len(shared)} {what} are in {one} and in {other}, e.g. {shared[0]}{because}",
-                )
-            else:
-                report.add("checked", what, item.name, f"none is in {one} and in {other}")
-        rows = part_rows(item.splits, one), part_rows(item.splits, other)
-        patients = item.store.records.patient_id.to_numpy()
-        pairs = near_duplicates(item.store, rows[0], item.store, rows[1])
-        pairs = pairs[patients[pairs[:, 0]] != patients[pairs[:, 1]]]  # shared patients are reported as such
-        _report_films(report, fault, item.store, item.store, pairs, item.name, one, f"{other}{because}")
+    for what, ids in (("patients", item.patients), ("images", item.images)):
+        clean = True
+        for one, other in combinations(PARTS, 2):
+            if shared := sorted(ids(one) & ids(other)):
+                clean = False
+                named = [
+                    f"{what[:-1]} {i}: {_rows_of(item, what, i, one)} ({one}), {_rows_of(item, what, i, other)} ({other})"
+                    for i in shared[:SHOWN]
+                ]
+                text = f"{len(shared)} {what} are in {one} and in {other}, e.g. {shared[0]}{because}"
+                report.add(fault, what, item.name, text, named)
+        if clean:
+            report.add("checked", what, item.name, f"none is in two of {', '.join(PARTS)}")
+    rows = {part: part_rows(item.splits, part) for part in PARTS}
+    pairs = _films_of_two_patients(item.store)
+    for one, other in combinations(PARTS, 2):
+        first, second = (np.isin(pairs, rows[part]) for part in (one, other))
+        across = (first[:, 0] & second[:, 1]) | (first[:, 1] & second[:, 0])
+        _report_films(report, fault, item, item, pairs[across], item.name, one, f"{other}{because}")
+    for part in PARTS:  # no leak, but such a film counts twice
+        within = np.isin(pairs, rows[part]).all(axis=1)
+        _report_films(report, "warning", item, item, pairs[within], item.name, part, part)
+    if not len(pairs):
+        report.add("checked", "same film", item.name, "none has two ids of different patients")
+
+
+def _films_of_two_patients(store: Store) -> np.ndarray:
+    """Pairs of rows with the same film and different patients (shared patients are reported as such), int64 [pairs, 2]."""
+    rows, patients = np.arange(len(store.records)), store.records.patient_id.to_numpy()
+    pairs = near_duplicates(store, rows, store, rows)
+    return pairs[patients[pairs[:, 0]] != patients[pairs[:, 1]]]
+
+
+def _rows_of(item: _Data, what: str, identifier: str, part: str) -> str:
+    """``row 3, 17``: the store rows of a patient or image in a part."""
+    column = item.store.records["patient_id" if what == "patients" else "image_id"].to_numpy()
+    rows = part_rows(item.splits, part)
+    return f"row {', '.join(map(str, rows[column[rows] == identifier]))}"
 
 
 def _report_films(
-    report: AuditReport,
-    level: Literal["fault", "warning"],
-    a: Store,
-    b: Store,
-    pairs: np.ndarray,
-    dataset: str,
-    one: str,
-    other: str,
+    report: AuditReport, level: Level, a: _Data, b: _Data, pairs: np.ndarray, dataset: str, one: str, other: str
 ) -> None:
     if not len(pairs):
-        report.add("checked", "same film", dataset, f"none is in {one} and in {other}")
         return
-    first = a.records.image_id.iloc[pairs[0, 0]], b.records.image_id.iloc[pairs[0, 1]]
-    text = f"{len(pairs)} films of {one} are the same as one in {other} under another id, e.g. {first[0]} = {first[1]}"
-    report.add(level, "same film", dataset, text)
+    names = [item.store.records.image_id.to_numpy()[pairs[:, k]] for k, item in enumerate((a, b))]
+    text = f"{len(pairs)} films of {one} are the same as one in {other} under another id, e.g. {names[0][0]} = {names[1][0]}"
+    named = [
+        f"{a.name} row {i} ({first}) = {b.name} row {j} ({second})"
+        for (i, j), first, second in list(zip(pairs.tolist(), *names, strict=True))[:SHOWN]
+    ]
+    report.add(level, "same film", dataset, text, named)
 
 
 def _draws(study: Study, item: _Data, report: AuditReport) -> None:
     """Draws inside the training part, nested, and with both classes where a task uses them."""
-    train = item.splits.part == "train"
-    for column in [c for c in item.splits if str(c).startswith("draw")]:
+    train, faults = item.splits.part == "train", len(report.faults)
+    draws = [str(c) for c in item.splits if str(c).startswith("draw")]
+    for column in draws:
         levels = item.splits[column]
-        if (levels[~train] != 0).any():
-            report.add(
-                "fault",
-                "draws",
-                item.name,
-                f"{int((levels[~train] != 0).sum())} rows of {column} are not in the training part",
-            )
-        if not levels[train].between(1, 100).all():
-            report.add(
-                "fault", "draws", item.name, f"{column} is not nested: a training row has no level between 1 and 100 %"
-            )
-    fractions = {f: 0 for t in study.tasks.values() if item.name in t.datasets for f in t.fractions}
-    draws = sum(str(c).startswith("draw") for c in item.splits)
-    if 1 not in fractions or not train.any():
-        return
-    whole = part_rows(item.splits, "train")
-    patients = item.store.records.patient_id.to_numpy()
+        outside, unnested = ~train & (levels != 0), train & ~levels.between(1, 100)
+        if outside.any():
+            text = f"{int(outside.sum())} rows of {column} are not in the training part"
+            report.add("fault", "draws", item.name, text, _named(item, outside))
+        if unnested.any():
+            text = f"{column} is not nested: {int(unnested.sum())} training rows have no level between 1 and 100 %"
+            report.add("fault", "draws", item.name, text, _named(item, unnested))
+    if len(report.faults) == faults:
+        report.add("checked", "draws", item.name, f"all {len(draws)} inside the training part and nested")
+    at_one_percent = any(item.name in t.datasets and 1 in t.fractions for t in study.tasks.values())
+    if at_one_percent and train.any():
+        _one_class(item, len(draws), report)
+
+
+def _one_class(item: _Data, draws: int, report: AuditReport) -> None:
+    """Labels of which a draw at 1 % holds one class: a fault where the training part had enough of both."""
+    whole, patients = part_rows(item.splits, "train"), item.store.records.patient_id.to_numpy()
+    smallest = [train_rows(item.splits, 1, draw) for draw in range(draws)]
+    rare, clean = [], True
     for label in item.store.labels:
         positive = item.store.label(label) == 1
-        enough = min(len(set(patients[whole[positive[whole]]])), len(set(patients[whole[~positive[whole]]])))
-        for draw in range(draws):
-            rows = train_rows(item.splits, 1, draw)
-            if 0 < positive[rows].sum() < len(rows):
-                continue
-            text = f"draw {draw} at 1 % ({len(rows)} rows) holds one class of {label}; the training part has {enough} patients of its rarer class"
-            if enough < ENOUGH:
-                report.add("warning", "one class", item.name, text + ": too few to ask for")
-            else:
-                report.add("fault", "one class", item.name, text)
-            break
-    report.add("checked", "draws", item.name, f"{draws} draws: inside training, nested, classes at 1 %")
+        draw = next((d for d, rows in enumerate(smallest) if not 0 < positive[rows].sum() < len(rows)), None)
+        if draw is None:
+            continue
+        enough = min(len(set(patients[whole[positive[whole] == kind]])) for kind in (True, False))
+        if enough < ENOUGH:
+            rare.append(f"{label} ({enough})")
+            continue
+        clean = False
+        text = (
+            f"draw {draw} at 1 % ({len(smallest[draw])} rows) holds one class of {label}; "
+            f"the training part has {enough} patients of its rarer class"
+        )
+        report.add("fault", "one class", item.name, text, [f"{item.name} row {row}" for row in smallest[draw][:SHOWN]])
+    if rare:
+        text = f"a draw at 1 % holds one class of labels with fewer than {ENOUGH} training patients in a class: "
+        report.add("warning", "one class", item.name, text + ", ".join(rare))
+    if clean:
+        report.add("checked", "one class", item.name, "every draw at 1 % holds both classes of every other label")
+
+
+def _named(item: _Data, chosen: pd.Series) -> list[str]:
+    rows = item.splits[chosen].head(SHOWN)
+    return [
+        f"{item.name} row {row} ({image}), {part}"
+        for row, image, part in zip(rows.row, rows.image_id, rows.part, strict=True)
+    ]
 
 
 def _drift(item: _Data, report: AuditReport) -> None:
-    """Prevalence of each label in training and test part (of the rows where it is known)."""
-    parts = {p: part_rows(item.splits, p) for p in ("train", "test")}
-    if not all(map(len, parts.values())):
-        return
+    """Share of positive films in two parts. Not mentioned counts as not positive, as in the protocols: a part whose table
+    leaves negatives out would otherwise look like one of positives only.
+    """
     for label in item.store.labels:
-        values = item.store.label(label)
-        known = {p: values[r][~np.isnan(values[r])] for p, r in parts.items()}
-        if not all(map(len, known.values())):
-            continue
-        share = {p: float((v == 1).mean()) for p, v in known.items()}
-        pooled = float((np.concatenate(list(known.values())) == 1).mean())
-        error = np.sqrt(pooled * (1 - pooled) * sum(1 / len(v) for v in known.values()))
-        gap = abs(share["train"] - share["test"])
-        if gap > DRIFT and gap > 3 * error:
-            report.add(
-                "warning",
-                "class drift",
-                item.name,
-                f"{label}: {share['train']:.1%} of training, {share['test']:.1%} of test",
-            )
+        positive = item.store.label(label) == 1
+        for one, other in combinations(PARTS, 2):
+            first, second = (positive[part_rows(item.splits, part)] for part in (one, other))
+            if not (len(first) and len(second)):
+                continue
+            pooled = float(np.concatenate([first, second]).mean())
+            error = np.sqrt(pooled * (1 - pooled) * (1 / len(first) + 1 / len(second)))
+            if abs(first.mean() - second.mean()) > max(DRIFT, 3 * error):
+                text = f"{label}: {first.mean():.1%} of {one}, {second.mean():.1%} of {other}"
+                report.add("warning", "class drift", item.name, text)
 
 
 def _one_root(a: _Data, b: _Data, report: AuditReport) -> None:
@@ -230,12 +269,13 @@ def _one_root(a: _Data, b: _Data, report: AuditReport) -> None:
         shared = sorted(one.patients("train") & other.patients("test"))
         pair = f"{one.name} / {other.name}"
         if shared:
-            report.add(
-                "fault",
-                "patients",
-                pair,
-                f"{len(shared)} patients train in {one.name} and test in {other.name}, e.g. {shared[0]}",
-            )
+            text = f"{len(shared)} patients train in {one.name} and test in {other.name}, e.g. {shared[0]}"
+            named = [
+                f"patient {i}: {one.name} {_rows_of(one, 'patients', i, 'train')}, "
+                f"{other.name} {_rows_of(other, 'patients', i, 'test')}"
+                for i in shared[:SHOWN]
+            ]
+            report.add("fault", "patients", pair, text, named)
         else:
             report.add("checked", "patients", pair, f"none trains in {one.name} and tests in {other.name}")
 
@@ -244,4 +284,6 @@ def _between(source: _Data, item: _Data, report: AuditReport) -> None:
     """Films of a pre-training part that are test films elsewhere."""
     pairs = near_duplicates(source.store, part_rows(source.splits, "train"), item.store, part_rows(item.splits, "test"))
     names = f"pre-training on {source.name}", f"test of {item.name}"
-    _report_films(report, "fault", source.store, item.store, pairs, f"{source.name} / {item.name}", *names)
+    _report_films(report, "fault", source, item, pairs, f"{source.name} / {item.name}", *names)
+    if not len(pairs):
+        report.add("checked", "same film", f"{source.name} / {item.name}", f"none is in {' and in '.join(names)}")

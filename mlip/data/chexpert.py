@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from mlip.data.files import CHEXPERT_LABELS, need_file, need_folder, number, read_grey, read_table
+from mlip.data.files import need_file, need_folder, probe_jpeg, read_grey, read_table
+from mlip.data.labels import CHEXPERT_LABELS, label_values
 from mlip.data.records import Reader, ReaderOptions, Record
 from mlip.errors import UserError
 from mlip.seeding import generator
@@ -52,6 +53,11 @@ class Chexpert(Reader):
             )
         return prefix.removeprefix("CheXpert-")
 
+    def complete(self, version: str, options: ChexpertOptions) -> dict[str, int]:
+        if options.subset:
+            return {"images": len(COMPETITION) * options.per_class}
+        return {} if options.exclude_five_by_200 else {"images": 191_027 + 202}
+
     def records(self, root: Path, options: ChexpertOptions) -> list[Record]:
         train = self._frontal(root / "train.csv")
         if options.subset:
@@ -73,14 +79,20 @@ class Chexpert(Reader):
     def load_image(self, record: Record) -> np.ndarray:
         return read_grey(record.path)
 
+    def probe(self, record: Record) -> None:
+        probe_jpeg(record.path)
+
     def _frontal(self, path: Path) -> pd.DataFrame:
         table = read_table(path, _COLUMNS)
+        table[list(CHEXPERT_LABELS)] = label_values(table, path, CHEXPERT_LABELS)
         table = table[table["Frontal/Lateral"].str.strip() == "Frontal"].copy()
         table["file"] = table.Path.str.split("/", n=1).str[1]
         table["patient"] = table.file.str.extract(r"(patient\d+)", expand=False)
         if table.patient.isna().any():
-            bad = table.Path[table.patient.isna()].iloc[0]
-            raise UserError(f"the path {bad!r} names no patient", where=path, fix="use the unmodified official table")
+            line = table.index[table.patient.isna()][0] + 2
+            raise UserError(
+                f"line {line}: the path names no patient", where=path, fix="use the unmodified official table"
+            )
         return table.reset_index(drop=True)
 
     def _five_by_200(self, root: Path, train: pd.DataFrame, options: ChexpertOptions) -> np.ndarray:
@@ -88,7 +100,7 @@ class Chexpert(Reader):
 
         The official member list was never published (GLoRIA draws without a fixed list), so the draw is ours, seeded.
         """
-        values = train[list(COMPETITION)].astype(float).fillna(0.0).to_numpy()
+        values = train[list(COMPETITION)].fillna(0.0).to_numpy(np.float64)
         exclusive = (values == 1) & ((values != 0).sum(axis=1, keepdims=True) == 1)
         size = min(options.per_class, int(exclusive.sum(axis=0).min()))
         if size == 0:
@@ -102,7 +114,7 @@ class Chexpert(Reader):
         return np.concatenate([np.sort(rng.choice(np.flatnonzero(c), size, replace=False)) for c in exclusive.T])
 
     def _records(self, root: Path, table: pd.DataFrame, part: str) -> list[Record]:
-        values = table[list(CHEXPERT_LABELS)].astype(float).to_numpy()
+        values = table[list(CHEXPERT_LABELS)].to_numpy(np.float64).tolist()
         rows = zip(table.file, table.patient, table["AP/PA"].fillna(""), values, strict=True)
         return [
             Record(
@@ -112,7 +124,7 @@ class Chexpert(Reader):
                 study_id=file.rsplit("/", 1)[0],
                 view=view,
                 official_split=part,
-                labels={k: number(v) for k, v in zip(CHEXPERT_LABELS, row, strict=True)},
+                labels=dict(zip(CHEXPERT_LABELS, row, strict=True)),
             )
             for file, patient, view, row in rows
         ]

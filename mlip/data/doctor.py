@@ -7,10 +7,10 @@ import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from rich.console import Group
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -39,30 +39,47 @@ class DatasetHealth:
     unreadable: int = 0  # of the sampled images, files that cannot be decoded
     problem: str = ""
     next_step: str = ""
+    complete: dict[str, int] = field(default_factory=dict)  # counts of the whole official release, where known
+    positives: dict[str, int] = field(default_factory=dict)  # images by label that is positive
+
+    @property
+    def usable(self) -> bool:
+        return self.state in ("ready", "will be generated")
+
+
+@dataclass
+class Reach:
+    """Whether the table of one task on one data set can be computed with what is there, and why not."""
+
+    task: str
+    dataset: str
+    obstacle: str = ""
 
 
 @dataclass
 class DoctorReport:
     study: str
     datasets: list[DatasetHealth]
+    tables: list[Reach]
+    problem: str = ""  # of the study file itself: an unknown method, task or protocol
 
     @property
     def ok(self) -> bool:
         """Whether the study can run as configured."""
-        return all(d.state in ("ready", "will be generated") for d in self.datasets)
+        return not self.problem and all(d.usable for d in self.datasets) and not any(t.obstacle for t in self.tables)
 
     def to_json(self) -> str:
-        return json.dumps(
-            {"study": self.study, "ok": self.ok, "datasets": [asdict(d) for d in self.datasets]}, indent=1
-        )
+        return json.dumps({"ok": self.ok, **asdict(self)}, indent=1)
 
 
 def doctor(study: Study, sample: int = 1000) -> DoctorReport:
-    """Examine every data set of the study: tables, counts, and up to ``sample`` decoded images each.
+    """Examine every data set of the study (tables, counts, up to ``sample`` decoded images each) and which of the study's
+    tables can be computed.
 
     Problems are reported, not raised.
     """
-    return DoctorReport(study.study, [_examine(study, name, sample) for name in study.datasets])
+    datasets = [_examine(study, name, sample) for name in study.datasets]
+    return DoctorReport(study.study, datasets, *_tables(study, {d.name: d for d in datasets}))
 
 
 def precheck(study: Study) -> None:
@@ -77,24 +94,46 @@ def precheck(study: Study) -> None:
         if not _generated(study, name):
             if not config.root.is_dir():
                 raise UserError(f"the data set {name} is not there", where=config.root, fix=_obtain(reader, name))
-            reader.check(config.root, options)
+            reader.verify(config.root, options)
 
 
-def render(report: DoctorReport) -> Group:
-    """A table for the terminal, and under it what to do next."""
-    table = Table(title=f"Data of the study {report.study}")
-    for column in ("data set", "reader", "state", "version", "images", "patients", "sampled", "missing", "unreadable"):
-        table.add_column(
-            column, justify="right" if column in ("images", "patients", "sampled", "missing", "unreadable") else "left"
-        )
+def render(report: DoctorReport, console: Console | None = None) -> None:
+    """Print for people: the data sets, which tables can be computed, and what to do next."""
+    console = console or Console()
+    look: dict[str, Any] = {"box": None, "pad_edge": False, "title_justify": "left", "header_style": "bold"}
+    data = Table(title=f"Data of the study {report.study}", padding=(0, 1, 0, 0), **look)
+    for column in ("data set", "state", "version"):
+        data.add_column(column, no_wrap=True)
+    for column in ("films", "of", "patients"):
+        data.add_column(column, no_wrap=True, justify="right")
+    data.add_column("with", min_width=13)
+    data.add_column("decoded", no_wrap=True)
     for d in report.datasets:
-        numbers = [d.counts.get("images"), d.counts.get("patients"), d.sampled, d.missing, d.unreadable]
-        shown = ["" if n is None or not d.counts else f"{n:,}" for n in numbers]
-        table.add_row(d.name, d.reader, Text(d.state, style=_COLOURS[d.state]), d.version, *shown)
-    steps = [
-        Text(f"{d.name}: {d.problem + '. ' if d.problem else ''}{d.next_step}") for d in report.datasets if d.next_step
-    ]
-    return Group(table, *steps)
+        numbers = (d.counts.get("images"), d.complete.get("images"), d.counts.get("patients"))
+        held = ", ".join(f"{d.counts[kind]:,} {kind}" for kind in ("reports", "boxes", "masks") if d.counts.get(kind))
+        bad = d.missing + d.unreadable
+        sampled = f"{d.sampled:,} {f'but {bad}' if bad else 'good'}" if d.sampled else ""
+        shown = [f"{n:,}" if n is not None else "" for n in numbers]
+        data.add_row(d.name, Text(d.state, style=_COLOURS[d.state]), d.version, *shown, held, sampled)
+    console.print(data, "")
+    if any(d.complete for d in report.datasets):
+        console.print("`of`: the complete official release. Fewer films: a part of it, or virtual patients.\n")
+    tables = Table("task", "can be computed on", "cannot", title="Tables of the study", **look)
+    for task in dict.fromkeys(t.task for t in report.tables):
+        by_obstacle: dict[str, list[str]] = {}
+        for reach in report.tables:
+            if reach.task == task:
+                by_obstacle.setdefault(reach.obstacle, []).append(reach.dataset)
+        reached = ", ".join(by_obstacle.pop("", []))
+        tables.add_row(task, reached, "; ".join(f"{', '.join(names)}: {why}" for why, names in by_obstacle.items()))
+    console.print(tables, "")
+    if report.problem:
+        console.print(Text(report.problem, style="red"), soft_wrap=True)
+    for d in report.datasets:
+        if d.problem or d.next_step:
+            console.print(Text(f"{d.name}: {'; '.join(filter(None, (d.problem, d.next_step)))}"), soft_wrap=True)
+    verdict = ("The study can run as configured.", "green") if report.ok else ("The study cannot run yet.", "red")
+    console.print(Text(*verdict))
 
 
 def _generated(study: Study, name: str) -> bool:
@@ -102,11 +141,39 @@ def _generated(study: Study, name: str) -> bool:
     if study.twin is None:
         return False
     root = study.datasets[name].root.resolve()
-    return any(n in study.datasets and study.datasets[n].root.resolve() == root for n in study.twin.datasets)
+    return any(d.twin is not None and d.root.resolve() == root for d in study.datasets.values())
 
 
 def _obtain(reader: Reader, name: str) -> str:
-    return f"obtain {reader.title} ({reader.access}) and set datasets.{name}.root to its folder"
+    return (
+        f"obtain {reader.title} ({reader.access}) and set datasets.{name}.root to the folder that holds {reader.layout}"
+    )
+
+
+def _tables(study: Study, health: dict[str, DatasetHealth]) -> tuple[list[Reach], str]:
+    """Each task on each of its data sets, and what is wrong with the study file itself."""
+    from mlip.planning import task_protocols  # planning asks this module for its checks
+    from mlip.registry import entries, tasks
+
+    reach: dict[tuple[str, str], Reach] = {}
+    problem = ""
+    unready = [name for name in study.pretrain.datasets if not health[name].usable]
+    try:
+        entries(study)
+        for task, config, _, protocol in task_protocols(study):
+            for name in config.datasets:
+                at = reach.setdefault((task, name), Reach(task, name))
+                try:
+                    tasks()[task].check(protocol, name, study)
+                except UserError as error:
+                    at.obstacle = at.obstacle or str(error)
+                if not at.obstacle and not health[name].usable:
+                    at.obstacle = f"data {health[name].state}"
+                if not at.obstacle and unready:
+                    at.obstacle = f"nothing to pre-train on: {', '.join(unready)} {health[unready[0]].state}"
+    except UserError as error:
+        problem = str(error)
+    return list(reach.values()), problem
 
 
 def _examine(study: Study, name: str, sample: int) -> DatasetHealth:
@@ -124,12 +191,15 @@ def _examine(study: Study, name: str, sample: int) -> DatasetHealth:
                 health.problem, health.next_step = f"{config.root} does not exist", _obtain(reader, name)
             return health
         health.state = "damaged"
-        health.version = reader.check(config.root, options)
+        health.version = reader.verify(config.root, options)
         records = reader.records(config.root, options)
     except UserError as error:
-        health.problem, health.next_step = str(error.args[0]).split(". Fix: ")[0], error.fix or "see docs/datasets.md"
+        health.problem, health.next_step = str(error).split(". Fix: ")[0], error.fix or "see docs/datasets.md"
+        if _generated(study, name):
+            health.next_step = f"delete {config.root}: the study writes it again"
         return health
-    health.counts = _counts(records)
+    health.counts, health.complete = _counts(records), reader.complete(health.version, options)
+    health.positives = {label: sum(r.labels.get(label) == 1 for r in records) for label in reader.labels}
     if not records:
         health.problem, health.next_step = (
             "no image is left after the options were applied",
@@ -140,8 +210,14 @@ def _examine(study: Study, name: str, sample: int) -> DatasetHealth:
     bad = health.missing + health.unreadable
     if bad > config.max_corrupt * health.sampled:
         health.next_step = f"complete the download, or raise datasets.{name}.max_corrupt (now {config.max_corrupt:g})"
-    else:
-        health.state = "ready"
+        return health
+    health.state = "ready"
+    excess = [f"{health.counts[k]:,} {k} of {n:,}" for k, n in health.complete.items() if health.counts[k] > n]
+    if excess:
+        health.problem = f"holds more than the complete release: {', '.join(excess)}"
+        health.next_step = f"see whether this is {reader.title}, version {health.version}"
+    elif bad:
+        health.next_step = f"nothing to do: within datasets.{name}.max_corrupt ({config.max_corrupt:g})"
     return health
 
 
@@ -164,7 +240,7 @@ def _sample(reader: Reader, records: list[Record], size: int, health: DatasetHea
 
     def attempt(row: int) -> UserError | None:
         try:
-            reader.load_image(records[row])
+            reader.probe(records[row])
         except UserError as error:
             return error
         return None
@@ -176,4 +252,5 @@ def _sample(reader: Reader, records: list[Record], size: int, health: DatasetHea
     health.missing = sum(not record.path.is_file() for record, _ in failed)
     health.unreadable = len(failed) - health.missing
     if failed:
-        health.problem = f"{failed[0][0].path} {failed[0][1].problem}"
+        bad = f"{health.missing} missing and {health.unreadable} unreadable of {len(rows):,} films looked at, e.g. "
+        health.problem = f"{bad}{failed[0][0].path} {failed[0][1].problem}"

@@ -31,6 +31,9 @@ class IuXray(Reader):
             raise UserError("holds no .xml report", where=reports, fix="unpack NLMCXR_reports.tgz there")
         return "NLMCXR"
 
+    def complete(self, version: str, options: ReaderOptions) -> dict[str, int]:
+        return {"images": 7_470}
+
     def records(self, root: Path, options: ReaderOptions) -> list[Record]:
         """All images that a report names; the collection does not say which view each one is."""
         records = []

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from mlip.data.files import CHEXPERT_LABELS, need_file, need_folder, number, read_grey, read_table
+from mlip.data.files import need_file, need_folder, probe_jpeg, read_grey, read_table
+from mlip.data.labels import CHEXPERT_LABELS, label_values
 from mlip.data.records import Reader, ReaderOptions, Record
 from mlip.errors import UserError
 
@@ -50,48 +51,57 @@ class MimicCxr(Reader):
         first = read_table(tables["metadata"], _COLUMNS["metadata"], rows=1)
         if first.empty:
             raise UserError("holds no rows", where=tables["metadata"], fix="download it again")
-        report = self._report_path(root, options, first.subject_id[0], first.study_id[0])
-        if not report.is_file():
+        base, subject = self._reports(root, options), first.subject_id[0]
+        if not (base / f"p{subject[:2]}" / f"p{subject}" / f"s{first.study_id[0]}.txt").is_file():
             raise UserError(
-                "the report is missing (the JPG distribution comes without them)",
-                where=report,
-                fix="unpack mimic-cxr-reports.zip and set options.reports_root to its folder",
+                "holds no report of the first study of the metadata table (the JPG distribution comes without reports)",
+                where=base,
+                fix="unpack mimic-cxr-reports.zip and set options.reports_root to the folder that holds files/",
             )
         return version
+
+    def complete(self, version: str, options: MimicOptions) -> dict[str, int]:
+        return {"images": 243_334} if set(options.views) == {"PA", "AP"} else {}
 
     def records(self, root: Path, options: MimicOptions) -> list[Record]:
         _, tables = self._tables(root)
         meta = read_table(tables["metadata"], _COLUMNS["metadata"])
         split = read_table(tables["split"], _COLUMNS["split"]).set_index("dicom_id")["split"]
-        findings = read_table(tables["chexpert"], _COLUMNS["chexpert"]).set_index("study_id")[list(CHEXPERT_LABELS)]
-        values = dict(zip(findings.index, findings.astype(float).to_numpy(), strict=True))
-        unknown = np.full(len(CHEXPERT_LABELS), np.nan)
+        findings = read_table(tables["chexpert"], _COLUMNS["chexpert"])
+        # MIMIC's table has the labels in alphabetical order.
+        known = label_values(findings, tables["chexpert"], tuple(sorted(CHEXPERT_LABELS))).tolist()
+        values = dict(zip(findings.study_id, known, strict=True))
+        unknown = [float("nan")] * len(CHEXPERT_LABELS)
         meta = meta[meta.ViewPosition.isin(options.views)].sort_values(["subject_id", "study_id", "dicom_id"])
         parts = split.reindex(meta.dicom_id).fillna("").tolist()
-        reports: dict[str, str] = {}
+        base = self._reports(root, options)
+        study_of, report = "", ""
         records = []
         for dicom, subject, study, view, part in zip(
             meta.dicom_id, meta.subject_id, meta.study_id, meta.ViewPosition, parts, strict=True
         ):
-            if study not in reports:
-                path = self._report_path(root, options, subject, study)
-                reports = {study: path.read_text(errors="replace") if path.is_file() else ""}
+            folder = f"p{subject[:2]}/p{subject}/s{study}"
+            if study != study_of:  # films of a study are neighbours
+                study_of, report = study, _read_report(f"{base}/{folder}.txt")
             records.append(
                 Record(
-                    path=root / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}" / f"{dicom}.jpg",
+                    path=Path(f"{root}/files/{folder}/{dicom}.jpg"),
                     image_id=dicom,
                     patient_id=subject,
                     study_id=study,
                     view=view,
                     official_split=part,
-                    labels={k: number(v) for k, v in zip(CHEXPERT_LABELS, values.get(study, unknown), strict=True)},
-                    report=reports[study],
+                    labels=dict(zip(CHEXPERT_LABELS, values.get(study, unknown), strict=True)),
+                    report=report,
                 )
             )
         return records
 
     def load_image(self, record: Record) -> np.ndarray:
         return read_grey(record.path)
+
+    def probe(self, record: Record) -> None:
+        probe_jpeg(record.path)
 
     def _tables(self, root: Path) -> tuple[str, dict[str, Path]]:
         need_folder(root)
@@ -113,10 +123,19 @@ class MimicCxr(Reader):
         return ("2.1.0" if newer else prefix), tables
 
     @staticmethod
-    def _report_path(root: Path, options: MimicOptions, subject: str, study: str) -> Path:
+    def _reports(root: Path, options: MimicOptions) -> Path:
+        """The folder of the reports' p10, p11, ..."""
         base = options.reports_root or root
-        base = base / "files" if (base / "files").is_dir() else base
-        return base / f"p{subject[:2]}" / f"p{subject}" / f"s{study}.txt"
+        return base / "files" if (base / "files").is_dir() else base
+
+
+def _read_report(path: str) -> str:
+    """The report, or "" where the study has none: the doctor counts them."""
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
 
 
 READER = MimicCxr()

@@ -64,16 +64,20 @@ class Nih(Reader):
             raise UserError("holds neither images/ nor images_001/images/", where=root, fix="unpack the images there")
         return version
 
+    def complete(self, version: str, options: NihOptions) -> dict[str, int]:
+        return {"images": 112_120, "patients": 30_805}
+
     def records(self, root: Path, options: NihOptions) -> list[Record]:
-        table = read_table(self._table(root)[1], _COLUMNS)
+        path = self._table(root)[1]
+        table = read_table(path, _COLUMNS)
         files = {p.name: p for folder in self._folders(root) for p in sorted(folder.glob("*.png"))}
         # Only part of the corpus may be unpacked; rows of files that were never unpacked are not corrupt images.
         table = table[table["Image Index"].isin(files.keys())]
         boxes = self._boxes(root, files)
         test, train = set(read_lines(root / "test_list.txt")), set(read_lines(root / "train_val_list.txt"))
         records = []
-        for name, found, patient, view in table[list(_COLUMNS)].itertuples(index=False):
-            present = self._present(root, name, found)
+        for row, name, found, patient, view in table[list(_COLUMNS)].itertuples():
+            present = self._present(path, row + 2, found)
             records.append(
                 Record(
                     path=files[name],
@@ -109,12 +113,13 @@ class Nih(Reader):
     def _folders(root: Path) -> list[Path]:
         return [p for p in (root / "images", *sorted(root.glob("images_0*/images"))) if p.is_dir()]
 
-    def _present(self, root: Path, name: str, found: str) -> set[str]:
+    @staticmethod
+    def _present(path: Path, line: int, found: str) -> set[str]:
         try:
             return {_NAMES[part] for part in found.split("|")}
         except KeyError as error:
             raise UserError(
-                f"{name} has the unknown finding {error}", where=self._table(root)[1], fix="use the official table"
+                f"line {line} has the unknown finding {error}", where=path, fix="use the official table"
             ) from None
 
     @staticmethod

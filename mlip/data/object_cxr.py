@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlip.data.files import need_file, need_folder, read_grey, read_table
+from mlip.data.files import need_file, need_folder, probe_jpeg, read_grey, read_table
 from mlip.data.records import Box, Reader, ReaderOptions, Record
 from mlip.errors import UserError
 
@@ -30,13 +30,18 @@ class ObjectCxr(Reader):
             need_folder(root / part, fix="unpack the images there")
         return "MIDL 2020"
 
+    def complete(self, version: str, options: ReaderOptions) -> dict[str, int]:
+        return {"images": 8_000 + 1_000}
+
     def records(self, root: Path, options: ReaderOptions) -> list[Record]:
         records = []
         for folder, part in (("train", "train"), ("dev", "test")):
             path = root / f"{folder}.csv"
             table = read_table(path, _COLUMNS)
-            for name, annotation in zip(table.image_name, table.annotation.fillna(""), strict=True):
-                boxes = tuple(self._box(path, name, shape) for shape in annotation.split(";") if shape.strip())
+            for line, (name, annotation) in enumerate(
+                zip(table.image_name, table.annotation.fillna(""), strict=True), 2
+            ):
+                boxes = tuple(self._box(path, line, shape) for shape in annotation.split(";") if shape.strip())
                 image = f"{folder}/{name}"
                 records.append(
                     Record(root / image, image, image, image, "", part, {"Foreign object": float(bool(boxes))}, boxes)
@@ -46,8 +51,11 @@ class ObjectCxr(Reader):
     def load_image(self, record: Record) -> np.ndarray:
         return read_grey(record.path)
 
+    def probe(self, record: Record) -> None:
+        probe_jpeg(record.path)
+
     @staticmethod
-    def _box(path: Path, name: str, shape: str) -> Box:
+    def _box(path: Path, line: int, shape: str) -> Box:
         """Bounding box of ``0 x1 y1 x2 y2`` (rectangle), ``1 x1 y1 x2 y2`` (ellipse) or ``2 x1 y1 x2 y2 ...`` (polygon)."""
         try:
             kind, *numbers = (float(v) for v in shape.split())
@@ -56,7 +64,7 @@ class ObjectCxr(Reader):
                 raise ValueError
         except ValueError:
             raise UserError(
-                f"the annotation {shape[:40]!r} of {name} has an unknown shape",
+                f"line {line}: the annotation {shape[:40]!r} has an unknown shape",
                 where=path,
                 fix="use the unmodified table",
             ) from None

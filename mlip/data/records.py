@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from mlip.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Box:
     """A rectangle in pixels of the original image, top-left corner and size, with its category name."""
 
@@ -22,7 +24,7 @@ class Box:
     category: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One image as its data set describes it. Identifiers are raw here; the store replaces them by salted hashes."""
 
@@ -42,6 +44,7 @@ class ReaderOptions(BaseModel):
     """Options of a reader, as given under ``datasets.<name>.options``; readers subclass it. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid")
+    version: str | None = Field(None, description="the version that must be there; without it any supported one may be")
 
 
 class Reader(ABC):
@@ -70,6 +73,35 @@ class Reader(ABC):
         UserError : a folder, file or column is missing, or the version is not supported.
         """
 
+    def verify(self, root: Path, options: Any) -> str:
+        """:meth:`check`, and that the version found is the one that ``options.version`` asks for.
+
+        Raises
+        ------
+        UserError : as :meth:`check`, or it is another version.
+        """
+        wanted = options.version
+        if wanted is not None and wanted not in self.versions:
+            raise UserError(
+                f"options.version is {wanted!r}, supported are {', '.join(self.versions)}",
+                where=root,
+                fix="set one of them",
+            )
+        found = self.check(root, options)
+        if wanted not in (None, found):
+            raise UserError(
+                f"is version {found}, options.version asks for {wanted}",
+                where=root,
+                fix=f"obtain version {wanted} ({self.access}), or change options.version",
+            )
+        return found
+
+    def complete(self, version: str, options: Any) -> dict[str, int]:
+        """What the complete official release holds under these options, by the doctor's names of counts (images,
+        patients, boxes); {} where that is not known. Sources: docs/datasets.md.
+        """
+        return {}
+
     @abstractmethod
     def records(self, root: Path, options: Any) -> list[Record]:
         """All images, in a deterministic order."""
@@ -82,6 +114,15 @@ class Reader(ABC):
         ------
         UserError : the file is missing or cannot be decoded.
         """
+
+    def probe(self, record: Record) -> None:
+        """Make sure that an image can be decoded; readers of formats that allow it do so without decoding every pixel.
+
+        Raises
+        ------
+        UserError : as :meth:`load_image`.
+        """
+        self.load_image(record)
 
     def notes(self, root: Path, options: Any) -> list[str]:
         """What a reader of the tables must know about these records; kept in the store's manifest."""

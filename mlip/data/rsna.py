@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from mlip.data.dicom import dicom_header, read_dicom
-from mlip.data.files import need_file, need_folder, number, read_table
+from mlip.data.files import need_file, need_folder, numbers, read_table
 from mlip.data.records import Box, Reader, ReaderOptions, Record
 from mlip.errors import UserError
 
@@ -45,17 +45,29 @@ class Rsna(Reader):
             need_folder(folder, fix="unpack the images there")
         return "stage 2"
 
+    def complete(self, version: str, options: RsnaOptions) -> dict[str, int]:
+        return {} if options.test_labels else {"images": 26_684, "boxes": 9_555}
+
     def records(self, root: Path, options: RsnaOptions) -> list[Record]:
         records: list[Record] = []
         for (table, folder), part in zip(self._sources(root, options), ("train", "test"), strict=False):
             boxes: dict[str, list[Box]] = {}
             positive: dict[str, float] = {}
             rows = read_table(table, _COLUMNS)
-            for patient, x, y, w, h, target in rows[list(_COLUMNS)].itertuples(index=False):
+            values = numbers(rows, _COLUMNS[1:], table)
+            boxed, target = ~np.isnan(values[:, :4]).any(axis=1), values[:, 4]
+            if len(wrong := np.flatnonzero(~np.isin(target, (0, 1)) | (boxed & (target != 1)))):
+                raise UserError(
+                    f"line {wrong[0] + 2}: Target is {target[wrong[0]]:g} beside {'a' if boxed[wrong[0]] else 'no'} box, "
+                    "it is 0 or 1, and 1 where there is a box",
+                    where=table,
+                    fix="use the unmodified official table",
+                )
+            for patient, row, has_box in zip(rows.patientId, values.tolist(), boxed, strict=True):
                 mine = boxes.setdefault(patient, [])
-                positive[patient] = max(positive.get(patient, 0.0), float(target))
-                if float(target) == 1 and not np.isnan(number(x)):
-                    mine.append(Box(float(x), float(y), float(w), float(h), "Pneumonia"))
+                positive[patient] = max(positive.get(patient, 0.0), row[4])
+                if has_box:
+                    mine.append(Box(row[0], row[1], row[2], row[3], "Pneumonia"))
             for patient in sorted(boxes):  # sorted as the groupby of the published split scripts leaves them
                 records.append(
                     Record(

@@ -39,6 +39,9 @@ class Siim(Reader):
             raise UserError("holds no .dcm file", where=folder, fix="unpack the images there")
         return "stage 1"
 
+    def complete(self, version: str, options: SiimOptions) -> dict[str, int]:
+        return {"images": 12_047}
+
     def records(self, root: Path, options: SiimOptions) -> list[Record]:
         folder = root / "dicom-images-train"
         files = {p.stem: p for p in sorted(folder.rglob("*.dcm"))}

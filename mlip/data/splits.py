@@ -229,7 +229,7 @@ def _by_rule(rule: str, store: Store, seed: int, name: str) -> Parts:
                 where=store.folder,
                 fix=f"use another rule for datasets.{name}.split",
             )
-        return Parts(rows, _divide(positive, patients, STRICT_SHARES, rng))
+        return Parts(rows, _divide(positive, patients, STRICT_SHARES, rng), notes)
     part = official
     if rule == "strict":
         for later, earlier in (("test", ("val", "train")), ("val", ("train",))):
@@ -264,7 +264,7 @@ def same_film_same_patient(store: Store) -> tuple[np.ndarray, int]:
     """
     index, sizes = by_patient(store.records.patient_id.to_numpy())
     rows = np.arange(len(index))
-    pairs = near_duplicates(store, rows, store, rows, limit=len(index) * 10)
+    pairs = near_duplicates(store, rows, store, rows)
     edges = index[pairs]
     graph = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(sizes), len(sizes)))
     _, group = connected_components(graph, directed=False)

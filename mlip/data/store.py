@@ -103,6 +103,8 @@ def build_store(name: str, study: Study, workers: int) -> None:
     data set. What is done is noted in ``<folder>.partial``: a build that was killed goes on where it stopped, and the
     finished folder appears in one rename.
 
+    Images that cannot be used are listed in ``<folder>.unreadable.txt``.
+
     Raises
     ------
     UserError : the reader's check fails, or more images than ``datasets.<name>.max_corrupt`` cannot be decoded.
@@ -110,7 +112,7 @@ def build_store(name: str, study: Study, workers: int) -> None:
     started = time.monotonic()
     reader, options = resolve(study, name)
     config, paths = study.datasets[name], StudyPaths(study)
-    version = reader.check(config.root, options)
+    version = reader.verify(config.root, options)
     records = reader.records(config.root, options)
     if not records:
         raise UserError(
@@ -127,11 +129,12 @@ def build_store(name: str, study: Study, workers: int) -> None:
     outcome = decode_all(job, records, mask_rows, done, workers, name)
 
     failed = [i for i, row in enumerate(outcome) if "error" in row]
+    listing = folder.with_name(f"{name}.unreadable.txt")
+    _list_unreadable(listing, [(records[i].path, outcome[i]["error"]) for i in failed])
     if len(failed) > config.max_corrupt * len(records):
-        first = records[failed[0]]
         raise UserError(
-            f"{outcome[failed[0]]['error']}; {len(failed)} of {len(records)} images of {name} cannot be used",
-            where=first.path,
+            f"lists {len(failed)} of {len(records)} images of {name} that cannot be used, the first: {outcome[failed[0]]['error']}",
+            where=listing,
             fix=f"repair them, or raise datasets.{name}.max_corrupt to go on without them",
         )
     salt = read_salt(paths.salt)
@@ -166,6 +169,14 @@ def build_store(name: str, study: Study, workers: int) -> None:
     if folder.exists():  # an older build, or the empty folder that the workflow engine makes
         shutil.rmtree(folder)
     partial.rename(folder)
+
+
+def _list_unreadable(path: Path, failed: list[tuple[Path, str]]) -> None:
+    """Files that cannot be used, for the owner's eyes: their names are raw identifiers, which errors and logs must not hold."""
+    path.unlink(missing_ok=True)
+    if failed:
+        path.touch(mode=0o600)
+        path.write_text("".join(f"{file}\t{reason}\n" for file, reason in failed))
 
 
 def _table(

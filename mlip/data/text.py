@@ -124,8 +124,10 @@ _BREAK = re.compile(
     r"|(?P<stop>[.?!]+(?=\s|$)|(?<=[A-Za-z)])\.(?=[A-Z][a-z ])|(?<=\s)\.(?=\w))"
 )
 _NEVER_LAST = {"dr", "drs", "mr", "mrs", "ms", "prof", "vs", "e.g", "i.e", "eg", "approx", "cf", "fig", "st"}
-_SELDOM_LAST = {"a.m", "p.m", "am", "pm", "cm", "mm", "etc", "in", "ca", "al", "inc", "resp"}
+_CLOCK = {"a.m", "p.m"}
+_SELDOM_LAST = {"am", "pm", "cm", "mm", "etc", "in", "ca", "al", "inc", "resp"}
 _BEFORE = re.compile(r"[^\s(,;:]*$")
+_SPACED_CLOCK = re.compile(r"\d\s*[ap]\.?\s?m?$", re.IGNORECASE)  # "10:30 p. m."
 
 
 def _closes(text: str, match: re.Match[str]) -> bool:
@@ -136,6 +138,12 @@ def _closes(text: str, match: re.Match[str]) -> bool:
         return True
     if before in _NEVER_LAST:
         return not text[match.end() :].strip()
+    if before in ("a", "p") and _SPACED_CLOCK.search(text, max(0, match.start() - 8), match.start()):
+        return not text[match.end() :].lstrip()[:2].lower().startswith("m")
+    if before in _CLOCK or (before == "m" and _SPACED_CLOCK.search(text, max(0, match.start() - 8), match.start())):
+        # "at 3 p.m. ___ by phone", "4 p.m. (portable)", "7 a.m. 12 minutes later": only a capital begins a sentence.
+        following = text[match.end() :].lstrip()
+        return not following or following[0].isupper()
     if before in _SELDOM_LAST:
         return not text[match.end() : match.end() + 2].strip()[:1].islower()
     if len(before) == 1 and before.isalpha() and word is not None:  # an initial: "Dr. J. Smith"

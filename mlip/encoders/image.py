@@ -2,6 +2,8 @@
 
 ``cnn``: pooled = global average of the last stage; grid = stage with stride 16 (as GLoRIA and MGCA take layer3).
 ``vit``: pooled = class token after the last norm; grid = patch tokens after the last norm; attention = last block.
+Besides timm's names there are ``resnet`` and ``vit``, whose sizes are given in ``args``; those of ``vit`` may hold
+``stem_channels``, a convolutional stem instead of the linear patch embedding.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from typing import Any, Literal
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.layers import HybridEmbed
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -129,6 +133,8 @@ def _timm_model(config: ImageEncoderConfig, kind: str, size: int) -> nn.Module:
     if config.name == "resnet":
         model: nn.Module = ResNet(BasicBlock, num_classes=0, **args)  # type: ignore[arg-type]
     elif config.name == "vit":
+        if stem := args.pop("stem_channels", None):
+            args["embed_layer"] = _conv_stem(stem, args.get("patch_size", 16), args.get("embed_dim", 768))
         model = VisionTransformer(img_size=size, num_classes=0, **args)
     else:
         if kind == "vit":
@@ -144,6 +150,27 @@ def _timm_model(config: ImageEncoderConfig, kind: str, size: int) -> nn.Module:
     if config.pretrained and config.pretrained != "hub":
         _load_strict(model, Path(config.pretrained))
     return model
+
+
+def _conv_stem(channels: list[int], patch_size: int, dim: int) -> Any:
+    """Embedding by 3x3 convolutions of stride 2 and a last 1x1, as in Xiao et al., "Early Convolutions Help Transformers
+    See Better" (NeurIPS 2021): from scratch on a few thousand films a ViT with linear patches hardly learns.
+
+    A token then sees ``2^(n+1) - 1`` pixels a side: its patch and most of the one above and the one to the left.
+    """
+    if 2 ** len(channels) != patch_size:
+        problem = f"stem_channels {channels} halve {len(channels)} times, patch_size is {patch_size}"
+        raise UserError(problem, where="encoders.vit.args", fix="give log2(patch_size) channels")
+    count = len(channels)
+    stem = ConvStem(
+        depth=count + 1, channels=(*channels, dim), kernel_size=(3,) * count + (1,), stride=(2,) * count + (1,)
+    )
+
+    def embed(img_size: int, embed_dim: int, **kwargs: Any) -> HybridEmbed:
+        kwargs.pop("patch_size")  # the stem has done it
+        return HybridEmbed(stem, img_size=img_size, embed_dim=embed_dim, proj=False, **kwargs)
+
+    return embed
 
 
 def _load_strict(model: nn.Module, path: Path) -> None:

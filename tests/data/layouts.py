@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from mlip.data.files import CHEXPERT_LABELS
+from mlip.data.labels import CHEXPERT_LABELS
 from mlip.data.rle import encode
 from mlip.study import Study, parse_study
 
@@ -65,7 +66,7 @@ def write_mimic(root: Path, patients: int = 6, prefix: str = "mimic-cxr-2.0.0", 
             meta.append({"dicom_id": dicom_id, "subject_id": subject, "study_id": study, "ViewPosition": view})
             split.append({"dicom_id": dicom_id, "study_id": study, "subject_id": subject, "split": part})
             write_image(root / "files" / "p10" / f"p{subject}" / f"s{study}" / f"{dicom_id}.jpg", film(p))
-        findings = {name: "" for name in CHEXPERT_LABELS} | {"Edema": 1.0 if p % 2 else -1.0, "Pneumonia": 0.0}
+        findings = {name: "" for name in sorted(CHEXPERT_LABELS)} | {"Edema": 1.0 if p % 2 else -1.0, "Pneumonia": 0.0}
         chexpert.append({"subject_id": subject, "study_id": study, **findings})
         (root / "files" / "p10" / f"p{subject}" / f"s{study}.txt").write_text(
             f"FINDINGS: Film number {p}.\nIMPRESSION: Edema.\n"
@@ -164,6 +165,76 @@ def write_object_cxr(root: Path, images: int = 6) -> None:
         pd.DataFrame(rows, columns=["image_name", "annotation"]).to_csv(root / f"{part}.csv", index=False)
 
 
+NIH_FINDINGS = ("No Finding", "Effusion|Infiltration", "Pneumonia", "Hernia|Pleural_Thickening|Mass")
+
+
+def write_nih(root: Path, images: int = 8) -> None:
+    """Two films of each patient; the second film of the table has a box, the last patient is the official test part."""
+    rows = [
+        {
+            "Image Index": f"{i // 2 + 1:08d}_{i % 2:03d}.png",
+            "Finding Labels": NIH_FINDINGS[i % 4],
+            "Follow-up #": i % 2,
+            "Patient ID": i // 2 + 1,
+            "Patient Age": 60,
+            "Patient Gender": "F",
+            "View Position": "PA" if i % 3 else "AP",
+            "OriginalImage[Width": 2048,
+            "Height]": 2048,
+        }
+        for i in range(images)
+    ]
+    for i, row in enumerate(rows):
+        write_image(root / f"images_{i % 2 + 1:03d}" / "images" / str(row["Image Index"]), film(i, 64, 64))
+    names = [str(row["Image Index"]) for row in rows]
+    pd.DataFrame(rows).to_csv(root / "Data_Entry_2017.csv", index=False)
+    (root / "BBox_List_2017.csv").write_text(
+        f"Image Index,Finding Label,Bbox [x,y,w,h],,,\n{names[1]},Infiltrate,256.0,128.0,512.0,320.0,,,\n"
+    )
+    (root / "train_val_list.txt").write_text("\n".join(names[:-2]) + "\n")
+    (root / "test_list.txt").write_text("\n".join(names[-2:]) + "\n")
+
+
+def write_iu(root: Path, reports: int = 5) -> None:
+    """Every second report names two films. The films are colour files of equal channels, as the distributed ones are."""
+    for i in range(reports):
+        names = [f"CXR{i + 1}_IM-{k + 1:04d}-1001" for k in range(1 + i % 2)]
+        for k, name in enumerate(names):
+            write_image(root / "NLMCXR_png" / f"{name}.png", np.stack([film(10 * i + k)] * 3, axis=-1))
+        images = "".join(f'<parentImage id="{name}"/>' for name in names)
+        path = root / "ecgen-radiology" / f"{i + 1}.xml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(
+            '<eCitation><Abstract><AbstractText Label="COMPARISON">None.</AbstractText>'
+            f'<AbstractText Label="FINDINGS">Film number {i} is clear.</AbstractText>'
+            f'<AbstractText Label="IMPRESSION">{"Normal." if i % 2 else ""}</AbstractText></Abstract>{images}</eCitation>'
+        )
+
+
+def write_covid(root: Path, images: int = 8) -> None:
+    """Frontal films and a lateral one that is left out; jpg and png, notes, lung boxes, masks for every second film."""
+    found = ("Pneumonia/Viral/COVID-19", "No Finding", "todo", "Pneumonia/Bacterial")
+    rows, entries, boxes = [], [], []
+    for i in range(images):
+        name = f"film-{i}.{'png' if i % 2 else 'jpg'}"
+        view = "L" if i == images - 1 else ("PA", "AP", "AP Supine")[i % 3]
+        notes = f"Patient {i // 2} had a cough." if i % 3 else ""
+        rows.append((i // 2, found[i % 4], view, "X-ray", "images", name, notes))
+        write_image(root / "images" / name, film(i, 60, 50))
+        lungs = np.zeros((60, 50), np.uint8)
+        lungs[10:50, 5:20] = lungs[10:50, 30:45] = 255
+        if i % 2 == 0:
+            write_image(root / "masks" / f"film-{i}.png", lungs)
+        entries.append({"id": i, "file_name": name, "width": 50, "height": 60})
+        boxes += [{"image_id": i, "category_id": k, "bbox": [5 + 25 * k, 10, 15, 40]} for k in (0, 1)]
+    columns = ["patientid", "finding", "view", "modality", "folder", "filename", "clinical_notes"]
+    pd.DataFrame(rows, columns=columns).to_csv(root / "metadata.csv", index=False)
+    coco = {"images": entries, "annotations": boxes}
+    coco["categories"] = [{"id": k, "name": name} for k, name in enumerate(("Right Lung", "Left Lung"))]
+    (root / "annotations").mkdir()
+    (root / "annotations" / "annotations.json").write_text(json.dumps(coco))
+
+
 WRITERS = {
     "mimic_cxr": write_mimic,
     "chexpert": write_chexpert,
@@ -171,6 +242,9 @@ WRITERS = {
     "siim": write_siim,
     "covidx": write_covidx,
     "object_cxr": write_object_cxr,
+    "nih": write_nih,
+    "iu_xray": write_iu,
+    "covid_chestxray": write_covid,
 }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -17,7 +19,7 @@ from mlip.data.store import build_store, open_store
 from mlip.errors import UserError
 from mlip.paths import StudyPaths
 from mlip.study import Study
-from tests.data.layouts import WRITERS, study_of, write_covidx, write_rsna
+from tests.data.layouts import WRITERS, film, study_of, write_covidx, write_dicom, write_image, write_rsna
 
 
 def built(study: Study) -> Study:
@@ -64,10 +66,45 @@ def test_the_same_film_in_pretraining_and_in_a_test_part(tmp_path: Path) -> None
 
 def test_a_duplicate_under_another_id_within_a_data_set(tmp_path: Path) -> None:
     write_rsna(tmp_path / "rsna", images=40, same_as={i: i - 20 for i in range(20, 40)})
-    assert not faults(audit(built(study_of(tmp_path / "strict", {"rsna": {"root": str(tmp_path / "rsna")}}))))
+    strict = built(study_of(tmp_path / "strict", {"rsna": {"root": str(tmp_path / "rsna")}}))
+    assert not faults(audit(strict))
+    assert "40 patients share a film" in StudyPaths(strict).splits("rsna").with_suffix(".json").read_text()
     study = built(study_of(tmp_path, {"rsna": {"split": "mgca-2022"}}))
     with pytest.raises(UserError, match=r"films of train are the same as one in (val|test) under another id"):
         audit(study)
+
+
+def changed(film: np.ndarray, how: str) -> np.ndarray:
+    """A copy as it turns up in another collection."""
+    if how == "rescaled":
+        return cv2.resize(film, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
+    if how == "brighter":
+        return np.clip(film.astype(int) + 3, 0, 255).astype(np.uint8)
+    return cv2.imdecode(cv2.imencode(".jpg", film, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], cv2.IMREAD_GRAYSCALE)
+
+
+@pytest.mark.parametrize("how", ["rescaled", "brighter", "re-encoded"])
+def test_a_lightly_changed_copy_is_found_within_and_across_data_sets(how: str, tmp_path: Path) -> None:
+    write_rsna(tmp_path / "rsna", images=12, same_as={i: 500 + i for i in range(12)})
+    write_covidx(tmp_path / "covidx", images=12)
+    write_image(tmp_path / "covidx" / "test" / "test3.png", changed(film(0, 192, 160), how))
+    write_image(tmp_path / "covidx" / "train" / "train0.png", film(0, 192, 160))
+    write_dicom(tmp_path / "rsna" / "stage_2_train_images" / "patient-0007.dcm", film(0, 192, 160))
+    study = built(study_of(tmp_path, {"rsna": {"split": "train_only"}, "covidx": {"split": "official"}}))
+    with pytest.raises(UserError):
+        audit(study)
+    text = StudyPaths(study).audit.with_suffix(".failed.md").read_text()
+    ids = [open_store(StudyPaths(study).data(name)).records.image_id for name in ("rsna", "covidx")]
+    assert f"covidx row 0 ({ids[1][0]}) = covidx row 15 ({ids[1][15]})" in text
+    assert f"rsna row 7 ({ids[0][7]}) = covidx row 15 ({ids[1][15]})" in text
+    assert text.count("| fault | same film |") == 2
+    assert "train0" not in text
+
+
+def test_a_film_twice_in_one_part_is_a_warning(tmp_path: Path) -> None:
+    write_rsna(tmp_path / "rsna", images=12, same_as={5: 4})
+    report = audit(built(study_of(tmp_path, {"rsna": {"split": "train_only"}})))
+    assert [f.level for f in report.findings if f.check == "same film"] == ["warning"]
 
 
 def test_a_shared_patient(tmp_path: Path) -> None:
@@ -75,6 +112,9 @@ def test_a_shared_patient(tmp_path: Path) -> None:
     study = built(study_of(tmp_path, {"covidx": {"split": "official"}}))
     with pytest.raises(UserError, match=r"covidx: 1 patients are in (train|val) and in test"):
         audit(study)
+    patient = open_store(StudyPaths(study).data("covidx")).records.patient_id[0]
+    text = StudyPaths(study).audit.with_suffix(".failed.md").read_text()
+    assert re.search(rf"- patient {patient}: row 0 \((train|val)\), row 12 \(test\)", text)
     assert not faults(audit(built(study_of(tmp_path, {"covidx": {"split": "strict"}}))))
 
 
@@ -112,6 +152,8 @@ def test_draws_that_are_not_nested_or_of_one_class(tmp_path: Path) -> None:
     rewrite(path, outside)
     with pytest.raises(UserError, match="rows of draw1 are not in the training part"):
         audit(study)
+    row = outside[outside.part == "test"].row.iloc[0]
+    assert f"- rsna row {row} (" in StudyPaths(study).audit.with_suffix(".failed.md").read_text()
     gap = good.copy()
     gap.loc[gap.index[gap.part == "train"][0], "draw0"] = 0
     rewrite(path, gap)
@@ -137,7 +179,7 @@ def test_class_drift_is_a_warning_with_numbers(tmp_path: Path) -> None:
     rewrite(path, splits)
     drift = [f for f in audit(study).findings if f.check == "class drift"]
     assert drift[0].level == "warning"
-    assert drift[0].text == "Pneumonia: 3.6% of training, 100.0% of test"
+    assert drift[0].text == "Pneumonia: 3.6% of train, 100.0% of test"
 
 
 def test_candidates_are_exactly_the_close_hashes(rng: np.random.Generator) -> None:
@@ -158,5 +200,7 @@ def test_equal_hashes_without_equal_pixels_do_not_count(tmp_path: Path) -> None:
     build_store("rsna", study, 1)
     store = open_store(StudyPaths(study).data("rsna"))
     store.records["dhash"] = np.uint64(7)
-    pairs = near_duplicates(store, np.arange(4), store, np.arange(4))
-    assert pairs.tolist() == [[i, i] for i in range(4)]
+    assert not len(near_duplicates(store, np.arange(4), store, np.arange(4)))
+    again = open_store(StudyPaths(study).data("rsna"))
+    again.records["dhash"] = np.uint64(7)
+    assert near_duplicates(store, np.arange(4), again, np.arange(4)).tolist() == [[i, i] for i in range(4)]

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from mlip.cli import app
+from mlip.data import rsna
 from mlip.data.doctor import doctor, precheck, render
 from mlip.errors import UserError
+from mlip.study import write_study
 from tests.data.layouts import study_of, write_mimic, write_rsna, write_siim
 
-TWIN = {"datasets": {"rsna": {"writer": "rsna", "images": 10}}}
+TWIN = {"datasets": {"virtual": {"writer": "rsna", "images": 10}}}
 
 
 def test_a_ready_data_set(tmp_path: Path) -> None:
-    write_mimic(tmp_path / "mimic_cxr")
-    report = doctor(study_of(tmp_path, {"mimic_cxr": {}}))
+    write_mimic(tmp_path / "mimic")
+    report = doctor(
+        study_of(tmp_path, {"mimic": {"reader": "mimic_cxr"}}, tasks={"retrieval": {"datasets": ["mimic"]}})
+    )
     assert report.ok
     health = report.datasets[0]
+    assert health.complete == {"images": 243_334}
+    assert (health.positives["Edema"], health.positives["Pneumonia"]) == (3, 0)
     assert (health.state, health.version, health.sampled, health.unreadable) == ("ready", "2.0.0", 6, 0)
     assert health.counts["images"] == health.counts["patients"] == health.counts["reports"] == 6
     assert health.counts["official train"] == 4
@@ -31,7 +39,8 @@ def test_missing_damaged_and_generated(tmp_path: Path) -> None:
     films = sorted(tmp_path.rglob("*.dcm"))
     films[2].unlink()
     films[5].write_bytes(b"")
-    study = study_of(tmp_path, {"rsna": {}, "siim": {}, "object_cxr": {}}, twin=TWIN)
+    tasks = {"zero_shot": {"datasets": ["rsna", "siim"]}, "detection": {"datasets": ["rsna", "object_cxr"]}}
+    study = study_of(tmp_path, {"rsna": {"twin": "virtual"}, "siim": {}, "object_cxr": {}}, twin=TWIN, tasks=tasks)
     report = doctor(study)
     by_name = {d.name: d for d in report.datasets}
     assert not report.ok
@@ -40,11 +49,57 @@ def test_missing_damaged_and_generated(tmp_path: Path) -> None:
     assert f"{films[2].name} is missing" in by_name["siim"].problem
     assert by_name["object_cxr"].state == "missing"
     assert "set datasets.object_cxr.root" in by_name["object_cxr"].next_step
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render(report))
+    assert [(t.task, t.dataset, t.obstacle) for t in report.tables] == [
+        ("zero_shot", "rsna", ""),
+        ("zero_shot", "siim", "data damaged"),
+        ("detection", "rsna", ""),
+        ("detection", "object_cxr", "data missing"),
+    ]
+    console = Console(width=80, record=True, file=io.StringIO())
+    render(report, console)
     shown = console.export_text()
-    for word in ("will be generated", "damaged", "missing", films[2].name):
+    for word in ("will be generated", "damaged", "siim: data damaged", films[2].name, "The study cannot run yet"):
         assert word in shown
+
+
+def test_nothing_can_be_computed_without_data_to_pretrain_on(tmp_path: Path) -> None:
+    write_rsna(tmp_path / "rsna")
+    study = study_of(
+        tmp_path, {"mimic": {"reader": "mimic_cxr"}, "rsna": {}}, tasks={"zero_shot": {"datasets": ["rsna"]}}
+    )
+    assert doctor(study).tables[0].obstacle == "nothing to pre-train on: mimic missing"
+
+
+def test_a_study_file_that_cannot_run_is_not_ok(tmp_path: Path) -> None:
+    write_rsna(tmp_path / "rsna")
+    report = doctor(study_of(tmp_path, {"rsna": {}}, tasks={"juggling": {"datasets": ["rsna"]}}))
+    assert not report.ok
+    assert "juggling" in report.problem
+    report = doctor(study_of(tmp_path, {"rsna": {}}, tasks={"segmentation": {"datasets": ["rsna"]}}))
+    assert report.ok
+    report = doctor(study_of(tmp_path, {"rsna": {}}, tasks={"retrieval": {"datasets": ["rsna"]}}))
+    assert "does not list 'rsna'" in report.tables[0].obstacle
+    assert not report.ok
+
+
+def test_more_films_than_the_complete_release_are_pointed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rsna(tmp_path / "rsna")
+    monkeypatch.setattr(rsna.Rsna, "complete", lambda *_: {"images": 10})
+    health = doctor(study_of(tmp_path, {"rsna": {}})).datasets[0]
+    assert health.problem == "holds more than the complete release: 12 images of 10"
+
+
+def test_the_command_prints_and_exits_with_the_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rsna(tmp_path / "rsna")
+    path = tmp_path / "study.json"
+    for tasks, status in (({"zero_shot": {"datasets": ["rsna"]}}, 0), ({"retrieval": {"datasets": ["rsna"]}}, 1)):
+        write_study(study_of(tmp_path, {"rsna": {}}, tasks=tasks), path)
+        with pytest.raises(SystemExit) as stopped:
+            app(["doctor", "-s", str(path)])
+        assert stopped.value.code == status
+        shown = capsys.readouterr().out
+        assert "Data of the study test" in shown
+        assert f"The study {'cannot run yet' if status else 'can run as configured'}." in shown
 
 
 def test_the_doctor_names_a_missing_table(tmp_path: Path) -> None:
@@ -57,7 +112,7 @@ def test_the_doctor_names_a_missing_table(tmp_path: Path) -> None:
 
 def test_precheck_fails_before_anything_runs(tmp_path: Path) -> None:
     write_siim(tmp_path / "siim")
-    precheck(study_of(tmp_path, {"siim": {}, "rsna": {}}, twin=TWIN))
+    precheck(study_of(tmp_path, {"siim": {}, "rsna": {"twin": "virtual"}}, twin=TWIN))
     with pytest.raises(UserError, match=r"object_cxr: the data set object_cxr is not there\. Fix: obtain Object-CXR"):
         precheck(study_of(tmp_path, {"siim": {}, "object_cxr": {}}, twin=TWIN))
     with pytest.raises(UserError, match=r"datasets\.rsna\.options: colour"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.data.layouts import WRITERS, siim_masks, write_chexpert, write_image,
 def read(name: str, root: Path, **options: Any) -> tuple[Reader, list[Record], str]:
     reader = readers()[name]
     validated = reader.Options.model_validate(options)
-    version = reader.check(root, validated)
+    version = reader.verify(root, validated)
     return reader, reader.records(root, validated), version
 
 
@@ -62,7 +63,7 @@ def test_records_are_ordered_typed_and_loadable(name: str, tmp_path: Path) -> No
         image = reader.load_image(record)
         assert image.dtype == np.uint8
         mask = reader.load_mask(record)
-        assert (mask is not None) == bool(reader.mask_name)
+        assert (mask is not None) == bool(reader.mask_name and record.mask is not None)
         assert mask is None or (mask.shape == image.shape and mask.dtype == np.uint8 and mask.max() <= 1)
 
 
@@ -81,6 +82,8 @@ def test_a_missing_root_is_named(name: str, tmp_path: Path) -> None:
         ("rsna", "stage_2_train_labels.csv", "Target"),
         ("siim", "train-rle.csv", "EncodedPixels"),
         ("object_cxr", "dev.csv", "annotation"),
+        ("nih", "Data_Entry_2017.csv", "Finding Labels"),
+        ("covid_chestxray", "metadata.csv", "finding"),
     ],
 )
 def test_a_missing_column_or_table_is_named_with_its_file(name: str, table: str, column: str, tmp_path: Path) -> None:
@@ -122,7 +125,7 @@ def test_mimic_version_and_reports_elsewhere(tmp_path: Path) -> None:
         target = tmp_path / "reports" / report.relative_to(tmp_path / "jpg")
         target.parent.mkdir(parents=True, exist_ok=True)
         report.rename(target)
-    with pytest.raises(UserError, match=r"s50000000\.txt: the report is missing.*reports_root"):
+    with pytest.raises(UserError, match=r"jpg/files: holds no report.*reports_root"):
         read("mimic_cxr", tmp_path / "jpg")
     _, records, version = read("mimic_cxr", tmp_path / "jpg", reports_root=tmp_path / "reports")
     assert version == "2.1.0"
@@ -140,6 +143,78 @@ def test_wrong_versions_are_named(tmp_path: Path) -> None:
     WRITERS["covidx"](tmp_path / "c")
     with pytest.raises(UserError, match=r"train\.txt: version two_class is missing, found test_COVIDx9A\.txt"):
         read("covidx", tmp_path / "c", version="two_class")
+
+
+def test_another_version_than_the_one_asked_for_is_named(tmp_path: Path) -> None:
+    write_mimic(tmp_path)
+    assert read("mimic_cxr", tmp_path, version="2.0.0")[2] == "2.0.0"
+    with pytest.raises(
+        UserError, match=r"is version 2\.0\.0, options\.version asks for 2\.1\.0.*Fix: obtain version 2\.1\.0"
+    ):
+        read("mimic_cxr", tmp_path, version="2.1.0")
+    with pytest.raises(UserError, match=r"options\.version is '2\.2', supported are 2\.0\.0, 2\.1\.0"):
+        read("mimic_cxr", tmp_path, version="2.2")
+    (tmp_path / "mimic-cxr-2.1.0-test-set-labeled.csv").write_text("study_id\n")
+    with pytest.raises(UserError, match=r"is version 2\.1\.0, options\.version asks for 2\.0\.0"):
+        read("mimic_cxr", tmp_path, version="2.0.0")
+
+
+def change_table(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    change(pd.read_csv(path, dtype=str)).to_csv(path, index=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [("chexpert", "train.csv"), ("chexpert", "valid.csv"), ("mimic_cxr", "mimic-cxr-2.0.0-chexpert.csv.gz")],
+)
+def test_exchanged_label_columns_are_named(name: str, table: str, tmp_path: Path) -> None:
+    swap = {"Edema": "Pneumonia", "Pneumonia": "Edema"}
+    WRITERS[name](tmp_path)
+    change_table(tmp_path / table, lambda t: t.rename(columns=swap))
+    with pytest.raises(
+        UserError,
+        match=rf"{table}: has the label column 'Pneumonia' where the official table has 'Edema'.*Fix: use the unm",
+    ):
+        read(name, tmp_path)
+
+
+def test_labels_that_contradict_themselves_are_named(tmp_path: Path) -> None:
+    write_chexpert(tmp_path)
+    path = tmp_path / "train.csv"
+    original = path.read_text()
+
+    def exchanged_contents(table: pd.DataFrame) -> pd.DataFrame:
+        table["No Finding"], table["Edema"] = table["Edema"], "1.0"
+        return table
+
+    change_table(path, exchanged_contents)
+    with pytest.raises(UserError, match=r"train\.csv: line \d+: 'No Finding' is 1 beside 'Edema'"):
+        read("chexpert", tmp_path)
+    path.write_text(original)
+    change_table(path, lambda t: t.rename(columns={"Age": "Fracture", "Fracture": "Age"}))
+    with pytest.raises(UserError, match=r"has the label column 'Fracture' where the official table has 'No Finding'"):
+        read("chexpert", tmp_path)
+    path.write_text(original)
+    change_table(path, lambda t: t.assign(Fracture=t["Age"]))
+    with pytest.raises(UserError, match=r"train\.csv: line 2: 'Fracture' is '50', a label is 1, 0, -1 or empty"):
+        read("chexpert", tmp_path)
+
+
+def test_an_exchanged_target_of_rsna_is_named(tmp_path: Path) -> None:
+    WRITERS["rsna"](tmp_path)
+    path = tmp_path / "stage_2_train_labels.csv"
+    original = path.read_text()
+    change_table(path, lambda t: t.rename(columns={"Target": "width", "width": "Target"}))
+    with pytest.raises(UserError, match=r"stage_2_train_labels\.csv: line \d+: Target is (nan|10|9) beside (a|no) box"):
+        read("rsna", tmp_path)
+    path.write_text(original)
+    change_table(path, lambda t: t.assign(Target="0"))
+    with pytest.raises(UserError, match=r"line \d+: Target is 0 beside a box"):
+        read("rsna", tmp_path)
+    path.write_text(original)
+    change_table(path, lambda t: t.assign(x="left"))
+    with pytest.raises(UserError, match=r"line 2: 'x' is 'left', no number"):
+        read("rsna", tmp_path)
 
 
 @pytest.mark.parametrize("small", [False, True])
@@ -214,7 +289,7 @@ def test_object_cxr_shapes(tmp_path: Path) -> None:
     polygon = records[2].boxes[1]
     assert (polygon.x, polygon.y, polygon.width, polygon.height) == (20, 30, 8, 10)
     (tmp_path / "train.csv").write_text("image_name,annotation\n00000.jpg,7 1 2 3 4\n")
-    with pytest.raises(UserError, match=r"train\.csv: the annotation '7 1 2 3 4' of 00000\.jpg"):
+    with pytest.raises(UserError, match=r"train\.csv: line 2: the annotation '7 1 2 3 4'"):
         read("object_cxr", tmp_path)
 
 

@@ -143,9 +143,14 @@ def test_a_corrupt_film_stops_the_build_unless_tolerated(tmp_path: Path) -> None
     broken.write_bytes(broken.read_bytes()[:-100])
     study = study_of(tmp_path, {"siim": {}})
     with pytest.raises(
-        UserError, match=rf"{broken.name}: cannot be decoded.* 1 of 12 images.*raise datasets\.siim\.max_corrupt"
-    ):
+        UserError,
+        match=r"siim\.unreadable\.txt: lists 1 of 12 images.*cannot be decoded.*raise datasets\.siim\.max_corrupt",
+    ) as caught:
         build_store("siim", study, 1)
+    listing = StudyPaths(study).data("siim").with_name("siim.unreadable.txt")
+    assert listing.read_text().startswith(f"{broken}\tcannot be decoded")
+    assert listing.stat().st_mode & 0o077 == 0
+    assert broken.stem not in str(caught.value)  # the error goes to a log
     assert not StudyPaths(study).data("siim").exists()
     tolerant = study_of(tmp_path, {"siim": {"max_corrupt": 0.1}})
     build_store("siim", tolerant, 1)
