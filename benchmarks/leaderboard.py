@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from benchmarks import figures, published
+from benchmarks import false_negatives, figures, maps, published
 from benchmarks.cells import Results, Row, fraction_name
 from benchmarks.tables import describe, how_to_read, metric_table, note, row_name, task_csv
 from mlip import registry
@@ -43,6 +43,7 @@ def page(study: Study, results: Results) -> str:
         parts.append(f"Settings and further metrics: [{folder}/{name}.md]({folder}/{name}.md)")
         if study.study == published.REAL:
             parts.append(published.section(study, results, name))
+    parts += [line for line in (maps.links(study), false_negatives.link(study)) if line]
     if study.study != published.REAL:
         parts.append(published.NOT_COMPARABLE)
     return "\n\n".join(parts) + "\n"

@@ -101,6 +101,20 @@ def evaluate(
 
 
 @run_app.command()
+def maps(
+    method: str, seed: Annotated[int, typer.Option()] = 0, study: StudyFile = DEFAULT, threads: Threads = 1
+) -> None:
+    """Where one row looks on test films, beside the outlines of the finding."""
+    stages.maps(_open(study, threads), method, seed)
+
+
+@run_app.command("false-negatives")
+def false_negatives(study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
+    """How the rows treat different patients with equal findings."""
+    stages.false_negatives(_open(study, threads))
+
+
+@run_app.command()
 def tables(study: StudyFile = DEFAULT) -> None:
     """Tables and leaderboard from whatever predictions exist; works at any time."""
     config = _open(study)

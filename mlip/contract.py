@@ -128,6 +128,23 @@ class Method(nn.Module, ABC):
         """[B_image, B_text] scores, higher = better match. Default: cosine of the joint embeddings."""
         return functional.normalize(image.joint, dim=-1) @ functional.normalize(text.joint, dim=-1).T
 
+    def maps(self, images: Tensor, prompt: str) -> dict[str, Tensor]:
+        """Where the method looks on each image for a prompt, by the name of the map: [B, 3, H, W] -> [B, h, w] each.
+
+        Larger = more; the unit is the method's own. A map that does not depend on the image is given B times over. {}
+        where the part of the method that aligns locally is switched off. A method that has maps lists ``maps`` among
+        its capabilities. Called in eval mode without gradient.
+        """
+        return {}
+
+    def pair_terms(self, image: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Those terms of :meth:`losses` that see the pairs through their joint embeddings [B, E] alone, by name.
+
+        What they do to two patients with equal findings can be read from their gradient
+        (``benchmarks/false_negatives.py``). {} where a method has no such term.
+        """
+        return {}
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device

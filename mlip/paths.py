@@ -21,6 +21,8 @@ class StudyPaths:
         self.knowledge = self.work / "knowledge"
         self.anatomy = self.work / "twin" / "anatomy.npz"
         self.cells = self.results / "cells.csv"
+        self.maps = self.results / "maps"
+        self.false_negatives = self.results / "false_negatives.md"
         self.salt = study.work / ".salt"
 
     def raw(self, dataset: str) -> Path:

@@ -77,7 +77,9 @@ class Manifest(_Closed):
     year: int
     status: Literal["official-agreement", "reconstruction", "control", "external"]
     encoders: EncoderSupport
-    capabilities: list[Literal["zero_shot", "retrieval", "local_alignment", "knowledge"]] = Field(default_factory=list)
+    capabilities: list[Literal["zero_shot", "retrieval", "local_alignment", "knowledge", "maps"]] = Field(
+        default_factory=list
+    )
     trained: bool = True
     components: dict[str, ComponentSpec] = Field(default_factory=dict)
     parameters: dict[str, ParameterSpec] = Field(default_factory=dict)

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 
 from mlip.errors import UserError
 from mlip.log import logger
@@ -29,6 +30,7 @@ def twin(study: Study, dataset: str, threads: int) -> None:
     from mlip.registry import twin_writers
 
     assert study.twin is not None
+    known(study, "virtual hospital", dataset, study.twin.datasets)
     config, paths = study.twin.datasets[dataset], StudyPaths(study)
     folder = paths.work / "raw" / dataset
     writer = twin_writers()[config.writer]
@@ -42,12 +44,14 @@ def data(study: Study, dataset: str, threads: int) -> None:
     """The image store of one data set."""
     from mlip.data.store import build_store
 
+    known(study, "data set", dataset, study.datasets)
     build_store(dataset, study, threads)
 
 
 def splits(study: Study, dataset: str) -> None:
     from mlip.data.splits import build_splits
 
+    known(study, "data set", dataset, study.datasets)
     build_splits(dataset, study)
 
 
@@ -81,7 +85,9 @@ def pretrain(study: Study, method: str, seed: int) -> None:
     from mlip.registry import entries
     from mlip.training import pretrain as train
 
-    train(study, entries(study)[method], seed)
+    rows = entries(study)
+    known(study, "row", method, rows)
+    train(study, rows[method], seed)
 
 
 def features(study: Study, method: str, seed: int) -> None:
@@ -91,7 +97,9 @@ def features(study: Study, method: str, seed: int) -> None:
     from mlip.planning import feature_sets
     from mlip.registry import entries
 
-    entry, device = entries(study)[method], best_device(study.device)
+    rows = entries(study)
+    known(study, "row", method, rows)
+    entry, device = rows[method], best_device(study.device)
     for dataset in feature_sets(study):
         extract(study, StudyPaths(study), entry, seed, dataset, device)
 
@@ -104,7 +112,10 @@ def evaluate(study: Study, task: str, protocol: str, dataset: str, method: str, 
     from mlip.planning import resolve_protocol
     from mlip.registry import entries, tasks
 
-    paths, found = StudyPaths(study), tasks()[task]
+    known(study, "task", task, study.tasks)
+    paths, found, rows = StudyPaths(study), tasks()[task], entries(study)
+    known(study, "data set", dataset, study.datasets)
+    known(study, "row", method, {*rows, *found.controls})
     output = paths.predictions(task, protocol, dataset, method, seed)
     failed = failure_path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +129,7 @@ def evaluate(study: Study, task: str, protocol: str, dataset: str, method: str, 
         dataset=dataset,
         method=method,
         seed=seed,
-        entry=None if is_control else entries(study)[method],
+        entry=None if is_control else rows[method],
         device=best_device("cpu" if is_control else study.device),
         output=output,
     )
@@ -139,11 +150,37 @@ def evaluate(study: Study, task: str, protocol: str, dataset: str, method: str, 
     write_predictions(frame, output, {**meta, **{name: round(value, 2) for name, value in cost.items()}})
 
 
+def maps(study: Study, method: str, seed: int) -> None:
+    """Where one row looks on test films: a figure and its numbers."""
+    from benchmarks.maps import write_maps
+    from mlip.devices import best_device
+    from mlip.registry import entries
+
+    rows = entries(study)
+    known(study, "row", method, rows)
+    write_maps(study, rows[method], seed, best_device(study.device))
+
+
+def false_negatives(study: Study) -> None:
+    """How the rows treat different patients with equal findings."""
+    from benchmarks.false_negatives import write_page
+    from mlip.devices import best_device
+
+    write_page(study, best_device(study.device))
+
+
 def tables(study: Study) -> None:
     """Tables and leaderboard from whatever predictions exist."""
     from benchmarks.tables import build_tables
 
     build_tables(study)
+
+
+def known(study: Study, what: str, name: str, among: Iterable[str]) -> None:
+    """Raises a UserError where a study has no such data set, row or task."""
+    names = sorted(among)
+    if name not in names:
+        raise UserError(f"study {study.study} has no {what} {name!r}", fix=f"one of {', '.join(names)}")
 
 
 def limit_threads(threads: int) -> None:

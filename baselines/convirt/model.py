@@ -55,7 +55,11 @@ class ConVIRT(Method):
         """The term ``contrast``: lambda l(v -> u) + (1 - lambda) l(u -> v)."""
         v = self.head_v(self.image_encoder(batch.images).pooled)
         u = self.head_u(self._pool(batch.tokens))
-        return {"contrast": convirt_loss(v, u, self.params["temperature"], self.params["image_to_text_weight"])}
+        return self.pair_terms(v, u, batch)
+
+    def pair_terms(self, image: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The contrast, which is all there is."""
+        return {"contrast": convirt_loss(image, text, self.params["temperature"], self.params["image_to_text_weight"])}
 
     def _pool(self, tokens: TokenBatch) -> Tensor:
         """h_u [B, D] from all pieces that are no padding, [CLS] and [SEP] with them."""

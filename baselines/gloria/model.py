@@ -53,15 +53,19 @@ class GLoRIA(Method):
         """Terms ``global`` and ``local``, each the sum of image-to-text and text-to-image."""
         image = self.image_encoder(batch.images)
         sentence, words, pad = self._text(batch.tokens)
-        terms = {}
-        if self.components["global"]:
-            to_text, to_image = global_losses(self.head_global(image.pooled), sentence, self.temperatures[2])
-            terms["global"] = to_text + to_image
+        terms = self.pair_terms(self.head_global(image.pooled), sentence, batch)
         if self.components["local"]:
             grid = self.head_local(image.grid).permute(0, 3, 1, 2)
             to_text, to_image = gloria_local_losses(grid, words.transpose(1, 2), _lengths(pad), self.temperatures)
             terms["local"] = to_text + to_image
         return terms
+
+    def pair_terms(self, image: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The term ``global`` where it is on."""
+        if not self.components["global"]:
+            return {}
+        to_text, to_image = global_losses(image, text, self.temperatures[2])
+        return {"global": to_text + to_image}
 
     def loss_weights(self) -> dict[str, float]:
         return {name: float(self.params[f"weight_{name}"]) for name, on in self.components.items() if on}
@@ -105,6 +109,9 @@ class GLoRIA(Method):
     def heatmap(self, images: Tensor, text: str) -> Tensor:
         """Mean attention of the text's words: [B, 3, H, W] -> [B, h, w], each map sums to 1.
 
+        A region divides its attention among all words and [CLS], so that the mean over many words says little: the
+        shorter the text, the sharper the map.
+
         Raises
         ------
         UserError : the local component, which trains the attention, is off.
@@ -116,6 +123,10 @@ class GLoRIA(Method):
         words = words.transpose(1, 2).expand(len(images), -1, -1)
         attention = gloria_attention(grid, words, _lengths(pad).expand(len(images)), self.temperatures[0])
         return attention[:, 1:].mean(dim=1) if attention.shape[1] > 1 else attention[:, 0]
+
+    def maps(self, images: Tensor, prompt: str) -> dict[str, Tensor]:
+        """``word attention``, see :meth:`heatmap`."""
+        return {"word attention": self.heatmap(images, prompt)} if self.components["local"] else {}
 
 
 def _lengths(pad: Tensor) -> Tensor:

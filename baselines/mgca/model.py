@@ -13,7 +13,7 @@ from mlip.encoders.image import ImageOutput
 from mlip.encoders.text import TextOutput, aggregate_words, pool_text
 from mlip.errors import UserError
 from mlip.losses.contrastive import instance_loss
-from mlip.losses.local_alignment import clipped_weights, mgca_local
+from mlip.losses.local_alignment import clipped_weights, mgca_local, token_attention
 from mlip.losses.prototypes import swapped_prediction
 
 
@@ -47,14 +47,19 @@ class MGCA(Method):
         image = self.image_encoder(batch.images, need_attention=on["cta"] and self.image_encoder.kind == "vit")
         text = self.text_encoder(batch.tokens, need_attention=on["cta"])
         v, t = self.head_v(image.pooled), self.head_t(pool_text(text, batch.tokens, p["text_pooling"]))
-        terms = {}
-        if on["ita"]:
-            terms["ita"] = instance_loss(v, t, p["temperature_global"])
+        terms = self.pair_terms(v, t, batch)
         if on["cta"]:
             terms["cta"] = self._token_alignment(image, text, batch.tokens)
+        return terms
+
+    def pair_terms(self, image: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Terms ``ita``, ``cpa`` (those on)."""
+        p, on, terms = self.params, self.components, {}
+        if on["ita"]:
+            terms["ita"] = instance_loss(image, text, p["temperature_global"])
         if on["cpa"]:
             settings = (p["sinkhorn_epsilon"], p["sinkhorn_iterations"], p["temperature_prototype"])
-            terms["cpa"] = swapped_prediction(v, t, self.prototypes.weight, *settings)
+            terms["cpa"] = swapped_prediction(image, text, self.prototypes.weight, *settings)
         return terms
 
     def loss_weights(self) -> dict[str, float]:
@@ -97,6 +102,17 @@ class MGCA(Method):
             return TextFeatures(joint)
         words, pad = aggregate_words(text.hidden, _with_sep(tokens))
         return TextFeatures(joint, functional.normalize(self.head_w(words), dim=-1), pad)
+
+    def maps(self, images: Tensor, prompt: str) -> dict[str, Tensor]:
+        """``word attention``: mean over the prompt's words of the patches that CTA has them attend to."""
+        if not self.components["cta"]:
+            return {}
+        tokens = self.tokenizer([prompt]).to(self.device)
+        words, pad = aggregate_words(self.text_encoder(tokens).hidden, tokens)  # [SEP] says nothing of the prompt
+        grid = self.image_encoder(images).grid
+        words, pad = self.head_w(words).expand(len(images), -1, -1), pad.expand(len(images), -1)
+        attention = token_attention(self.head_p(grid.flatten(1, 2)), words, pad, self.params["temperature_local"])
+        return {"word attention": attention.view(grid.shape[:3])}
 
 
 class ProjectionHead(nn.Module):

@@ -25,7 +25,7 @@ from mlip.encoders.image import ImageOutput
 from mlip.encoders.text import TextOutput, aggregate_words, pool_text
 from mlip.errors import UserError
 from mlip.losses.fusion import TuckerFusion
-from mlip.losses.local_alignment import clipped_weights, mgca_local
+from mlip.losses.local_alignment import clipped_weights, mgca_local, token_attention
 from mlip.losses.prototypes import swapped_prediction
 
 CHOICES = {
@@ -113,14 +113,18 @@ class MLIPDivergenceKnowledge(Method):
         text = self.text_encoder(batch.tokens, need_attention=on["local"])
         v = functional.normalize(self.head_v(image.pooled), dim=-1)
         t = self._text_joint(text, batch.tokens)
-        overlap = knowledge_overlap(batch.entities) if on["soft_targets"] else None
-        terms = self._global(v, t, overlap, batch)
+        terms = self.pair_terms(v, t, batch)
         if on["local"]:
             terms["local"] = self._local(image, text, batch)
-        if on["category"]:
-            terms["category"] = self._category(v, t, batch.entities)
         if on["itm"] or on["text_swap"]:
-            terms |= self._proxies(image, text, v, t, overlap, batch)
+            terms |= self._proxies(image, text, v, t, batch)
+        return terms
+
+    def pair_terms(self, image: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Terms ``global``, ``augmented``, ``divergence``, ``category`` (those on)."""
+        terms = self._global(image, text, batch)
+        if self.components["category"]:
+            terms["category"] = self._category(image, text, batch.entities)
         return terms
 
     def loss_weights(self) -> dict[str, float]:
@@ -139,9 +143,12 @@ class MLIPDivergenceKnowledge(Method):
         """t = norm(head_t(class token, or mean word)): [B, E]."""
         return functional.normalize(self.head_t(pool_text(text, tokens, self.params["text_pooling"])), dim=-1)
 
-    def _global(self, v: Tensor, t: Tensor, overlap: Tensor | None, batch: Batch) -> dict[str, Tensor]:
+    def _overlap(self, batch: Batch) -> Tensor | None:
+        return knowledge_overlap(batch.entities) if self.components["soft_targets"] else None
+
+    def _global(self, v: Tensor, t: Tensor, batch: Batch) -> dict[str, Tensor]:
         """L_itc, the contrast of each modality with the other's counterpart, and "similar yet distinct"."""
-        p, terms = self.params, {}
+        p, terms, overlap = self.params, {}, self._overlap(batch)
         weight = p["soft_weight"] if overlap is not None else 0.0
         targets = soft_targets(torch.eye(len(v), device=v.device) if overlap is None else overlap, weight)
 
@@ -208,11 +215,9 @@ class MLIPDivergenceKnowledge(Method):
             p["temperature_prototype"],
         )
 
-    def _proxies(
-        self, image: ImageOutput, text: TextOutput, v: Tensor, t: Tensor, overlap: Tensor | None, batch: Batch
-    ) -> dict[str, Tensor]:
+    def _proxies(self, image: ImageOutput, text: TextOutput, v: Tensor, t: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Image-text matching and text swapping; the true pairs are fused once for both."""
-        p, terms, grid = self.params, {}, image.grid.flatten(1, 2)
+        p, terms, grid, overlap = self.params, {}, image.grid.flatten(1, 2), self._overlap(batch)
         mask = batch.tokens.attention_mask
         hidden, masks, patches = [text.hidden], [mask], [grid]
         if self.components["itm"]:
@@ -265,6 +270,29 @@ class MLIPDivergenceKnowledge(Method):
         if self.params["alignment"] == "knowledge-aware":
             words = self._with_knowledge(words, self._link(texts))
         return TextFeatures(joint, words, pad)
+
+    def maps(self, images: Tensor, prompt: str) -> dict[str, Tensor]:
+        """``word attention``: mean over the prompt's (knowledge-aware) words of the patches that they attend to.
+
+        In the ``two-step`` reading ``entity attention``, of the entities linked in the prompt; {} where there are none.
+        """
+        if not self.components["local"]:
+            return {}
+        if self.params["alignment"] == "two-step":
+            entities = self._link([prompt])
+            name, (tokens, pad) = "entity attention", self.entities.of_reports(entities)
+            if pad.all():
+                return {}
+        else:
+            text = self.encode_text([prompt])
+            assert text.local is not None and text.local_mask is not None
+            name, tokens, pad = "word attention", text.local, text.local_mask
+        grid = self.image_encoder(images).grid
+        tokens, pad = tokens.expand(len(images), -1, -1), pad.expand(len(images), -1)
+        attention = token_attention(
+            _project(self.head_p, grid.flatten(1, 2)), tokens, pad, self.params["temperature_local"]
+        )
+        return {name: attention.view(grid.shape[:3])}
 
     def _link(self, texts: Sequence[str]) -> Tensor:
         linked = [torch.tensor(self.knowledge.affirmed(text), dtype=torch.int64) for text in texts]

@@ -64,8 +64,8 @@ class MLIPMaskedLocal(Method):
                 "reconstruction without masking has nothing to predict", where=WHERE, fix="switch it off too"
             )
         dim, text_dim = p["embed_dim"], self.text_encoder.dim
-        self.head_v = nn.Linear(encoder.dim, dim)
-        self.head_t = nn.Linear(text_dim, dim)
+        self.head_v = _head(encoder.dim, dim, p["centred_heads"])
+        self.head_t = _head(text_dim, dim, p["centred_heads"])
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / p["temperature"])))
         if on["integrity"]:
             self.integrity = SemanticIntegrity(encoder.patches, p["integrity_form"])
@@ -112,6 +112,12 @@ class MLIPMaskedLocal(Method):
         """The ``weight_*`` parameters of the terms that are on."""
         terms = [n for n in ("matching", "reconstruction") if self.components[n]]
         return {name: float(self.params[f"weight_{name}"]) for name in ["contrast", *terms]}
+
+    def pair_terms(self, image: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The term ``contrast`` as it is without masking: all patches visible, so that all images have one integrity."""
+        visible = torch.ones(len(image), self.image_encoder.patches, dtype=torch.bool, device=image.device)
+        sigma = self.integrity(visible) if self.components["integrity"] else image.new_ones(len(image))
+        return {"contrast": integrity_contrast(image @ text.T, self.logit_scale.exp(), sigma)}
 
     def on_backward(self, batch: Batch) -> None:
         """Keep the learnt logit scale where it still moves: above CLIP's bound its gradient would be zero for good."""
@@ -184,3 +190,17 @@ class MLIPMaskedLocal(Method):
         if not self.components["integrity"]:
             raise UserError("learns no phi without the integrity component", where=WHERE, fix="switch it on")
         return self.integrity.phi.detach().reshape(self.image_encoder.grid_size, -1).clone()
+
+    def maps(self, images: Tensor, prompt: str) -> dict[str, Tensor]:
+        """``patch-prompt cosine`` (the seed's Figure 3b) and ``phi`` (Figure 3a, the same for all images): those learnt."""
+        found = {}
+        if self.components["matching"]:
+            found["patch-prompt cosine"] = self.heatmap(images, prompt)
+        if self.components["integrity"]:
+            found["phi"] = self.phi_map().expand(len(images), -1, -1)
+        return found
+
+
+def _head(width: int, dim: int, centred: bool) -> nn.Module:
+    linear = nn.Linear(width, dim)
+    return nn.Sequential(linear, nn.BatchNorm1d(dim, affine=False)) if centred else linear

@@ -93,3 +93,13 @@ def test_tables_come_from_predictions_alone(smoke: Run, tmp_path: Path) -> None:
     shutil.copytree(paths.work / "predictions", copied.work / "predictions")
     build_tables(moved)
     assert copied.cells.read_text() == paths.cells.read_text()
+
+
+def test_analyses_are_made_and_linked(smoke: Run) -> None:
+    paths, page = StudyPaths(smoke.study), StudyPaths(smoke.study).leaderboard.read_text()
+    for name, entry in entries(smoke.study).items():
+        wanted = "maps" in entry.manifest.capabilities
+        for kind in ("png", "csv"):
+            assert (paths.maps / f"{name}.{kind}").is_file() == wanted
+            assert (f"maps/{name}.{kind}" in page) == wanted
+    assert paths.false_negatives.is_file() and paths.false_negatives.name in page

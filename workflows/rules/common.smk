@@ -9,6 +9,8 @@ sys.path.insert(0, str(Path(workflow.basedir).resolve()))
 sys.path.insert(0, str(Path(workflow.basedir).resolve().parent))
 
 try:
+    from benchmarks import false_negatives
+    from benchmarks import maps as film_maps
     from mlip import planning, warm
     from mlip.errors import UserError
     from mlip.paths import StudyPaths

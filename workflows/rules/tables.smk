@@ -4,6 +4,8 @@
 rule tables:
     input:
         PREDICTIONS,
+        MAPS,  # the leaderboard links what is there
+        PAIR_PAGE,
     output:
         leaderboard=LEADERBOARD,
         cells=str(PATHS.cells),

@@ -1,0 +1,96 @@
+"""config/ablation.yaml covers every switch, and each of its rows builds, trains a step and lacks what it says."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from mlip import contract_checks
+from mlip.contract_checks import tiny_batch, tiny_method
+from mlip.knowledge import Knowledge, build_knowledge
+from mlip.registry import Entry, entries, method_folders, read_manifest
+from mlip.seeding import seed_everything
+from mlip.study import KnowledgeConfig, load_study
+from tests.conftest import ROOT
+
+STUDY = load_study(ROOT / "config" / "ablation.yaml")
+ROWS = {name: entry for name, entry in entries(STUDY).items() if entry.manifest.trained}
+ALSO = {"divergence": {"augmented"}}  # terms that go with a component and have another name
+
+
+def _off(entry: Entry) -> set[str]:
+    return {name for name, spec in entry.manifest.components.items() if spec.default and not entry.components[name]}
+
+
+@pytest.fixture(autouse=True)
+def _one_knowledge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract_checks, "build_knowledge", _knowledge)
+
+
+@cache
+def _built() -> Knowledge:
+    return build_knowledge(KnowledgeConfig(dim=16, epochs=1), 0)
+
+
+def _knowledge(config: KnowledgeConfig, seed: int) -> Knowledge:
+    return _built()
+
+
+def test_every_switch_of_every_method_has_a_row() -> None:
+    wanted = {
+        (name, switch)
+        for name, folder in method_folders().items()
+        for switch, spec in read_manifest(folder).components.items()
+        if spec.default
+    }
+    # A switch is covered where it is off alone, or with those only that cannot stand without it (see the models).
+    covered = {(e.manifest.id, frozenset(_off(e))) for e in ROWS.values()}
+    for name, switch in wanted:
+        alone = {off for folder, off in covered if folder == name and switch in off and len(off) <= 2}
+        assert alone, f"no row of {name} without {switch}"
+    assert {("cvpr24", frozenset({switch})) for name, switch in wanted if name == "cvpr24"} <= covered
+    for name in {name for name, _ in wanted}:
+        assert name in ROWS and not _off(ROWS[name])
+
+
+def test_the_controls_stand_beside_the_rows() -> None:
+    kinds = {e.encoder for e in entries(STUDY).values() if e.manifest.status == "control"}
+    assert kinds == {e.encoder for e in ROWS.values()}
+
+
+def _steps(entry: Entry, count: int = 2) -> list[dict[str, Tensor]]:
+    """Loss terms of ``count`` optimiser steps; the first is before any update."""
+    method = tiny_method(entry).train()
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], 1e-3)
+    history = []
+    for step in range(count):
+        seed_everything("ablation", step)
+        batch = tiny_batch(method, step)
+        terms, weights = method.losses(batch), method.loss_weights()
+        optimizer.zero_grad()
+        torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum().backward()
+        method.on_backward(batch)
+        optimizer.step()
+        history.append({name: term.detach() for name, term in terms.items()})
+    return history
+
+
+@cache
+def _full(name: str) -> dict[str, Tensor]:
+    return _steps(ROWS[name], 1)[0]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row_trains_without_what_is_off(name: str) -> None:
+    entry = ROWS[name]
+    history = _steps(entry)
+    assert all(torch.isfinite(term) for terms in history for term in terms.values())
+    assert set(history[0]) == set(history[1])
+    off, full = _off(entry), _full(entry.manifest.id)
+    gone = set().union(*({switch} | ALSO.get(switch, set()) for switch in off)) if off else set()
+    assert set(history[0]) == set(full) - gone
+    if off and not gone & set(full):  # a switch without a term of its own changes one
+        assert any(not torch.equal(term, full[key]) for key, term in history[0].items())

@@ -1,0 +1,71 @@
+"""Each method at the papers' size: builds, and takes a training step on the CPU with two pairs and random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mlip.contract import Batch, MethodContext
+from mlip.contract_checks import reports
+from mlip.encoders.image import ImageEncoder
+from mlip.encoders.text import TextEncoder
+from mlip.encoders.tokenisation import train_tokenizer
+from mlip.knowledge import build_knowledge
+from mlip.registry import entries, method_class, recipe_of
+from mlip.seeding import generator, seed_everything, torch_generator
+from mlip.study import KnowledgeConfig, load_study
+from mlip.training import _decay_groups
+from tests.conftest import ROOT
+
+STUDY = load_study(ROOT / "config" / "paper.yaml")
+ROWS = {name: entry for name, entry in entries(STUDY).items() if entry.manifest.trained}
+BERT_PIECES = 28996  # Bio_ClinicalBERT's vocabulary, which is BERT-base cased's
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_paper_recipe_takes_a_step(name: str) -> None:
+    entry, recipe = ROWS[name], recipe_of(ROWS[name], STUDY)
+    image = STUDY.encoders.cnn if entry.encoder == "cnn" else STUDY.encoders.vit
+    text = STUDY.encoders.text.model_copy(update={"pretrained": None})
+    seed_everything("paper", name)
+    pairs = reports()[:2]
+    tokenizer = train_tokenizer([r.text for r in reports()], 300, text.max_tokens)
+    needs_knowledge = "knowledge" in entry.manifest.capabilities
+    context = MethodContext(
+        ImageEncoder(image.model_copy(update={"pretrained": None}), entry.encoder, STUDY.image_size),
+        TextEncoder(text, BERT_PIECES),
+        tokenizer,
+        build_knowledge(KnowledgeConfig(dim=STUDY.knowledge.dim, epochs=1), 0) if needs_knowledge else None,
+        dict(entry.params),
+        dict(entry.components),
+    )
+    method = method_class(entry.folder)(context).train()
+    assert sum(p.numel() for p in method.image_encoder.parameters()) > 20e6
+    assert method.text_encoder.dim == 768 and method.text_encoder.depth in (6, 12)
+
+    rng = generator("paper-text")
+    texts = [method.text_view(report, rng) for report in pairs]
+    batch = Batch(
+        images=torch.rand(2, 3, STUDY.image_size, STUDY.image_size, generator=torch_generator("paper")) * 2 - 1,
+        texts=texts,
+        tokens=tokenizer(texts),
+        reports=pairs,
+        patients=torch.arange(2),
+        entities=torch.tensor([[0, 1], [2, -1]]),
+        epoch=1,
+        step=0,
+        epochs=recipe.epochs,
+        generator=torch_generator("paper-method"),
+    )
+    optimizer = torch.optim.AdamW(_decay_groups(method, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas)
+    before = {n: p.detach().clone() for n, p in method.named_parameters() if n.startswith("head")}
+    terms, weights = method.losses(batch), method.loss_weights()
+    loss = torch.stack([weights.get(n, 1.0) * term for n, term in terms.items()]).sum()
+    assert torch.isfinite(loss)
+    loss.backward()
+    method.on_backward(batch)
+    optimizer.step()
+    after = dict(method.named_parameters())
+    assert any(not torch.equal(value, after[n]) for n, value in before.items())
+    assert all(bool(torch.isfinite(p).all()) for p in after.values())

@@ -1,0 +1,31 @@
+"""The seed decides a training: the same one gives the same loss curve to the last bit, another one another."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mlip.paths import StudyPaths
+from mlip.registry import entries
+from mlip.study import Study
+from mlip.training import pretrain
+from tests.training.conftest import Trainer
+
+
+def _curve(study: Study, method: str, seed: int) -> str:
+    path = StudyPaths(study).pretrain(method, seed) / "metrics.jsonl"
+    path.unlink(missing_ok=True)
+    pretrain(study, entries(study)[method], seed)
+    return path.read_text()
+
+
+# Between them: noise, negatives and swapped texts drawn in the loss; masks; dropout of BERT; the order and the views.
+@pytest.mark.parametrize("method", ["cvpr24", "isbi24"])
+def test_the_seed_decides_the_loss_curve(rows_in: Trainer, method: str) -> None:
+    study = rows_in(epochs=1, batch_size=16)
+    first, again, other = (_curve(study, method, seed) for seed in (0, 0, 1))
+    assert first == again
+    losses = [[json.loads(line)["loss"] for line in curve.splitlines()] for curve in (first, other)]
+    assert len(losses[0]) == len(losses[1]) > 3
+    assert all(a != b for a, b in zip(*losses, strict=True))
