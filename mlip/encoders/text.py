@@ -151,6 +151,8 @@ def _scratch(config: TextEncoderConfig, vocabulary: int) -> nn.Module:
         num_attention_heads=config.heads,
         intermediate_size=4 * config.dim,
         max_position_embeddings=config.max_tokens,
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropout,
     )
     sizes._attn_implementation = "sdpa"
     return BertModel(sizes, add_pooling_layer=False)

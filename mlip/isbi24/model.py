@@ -95,7 +95,7 @@ class MLIPMaskedLocal(Method):
         visible = visible_mask(keep, encoder.patches)
         prefix, patches = encode_visible(encoder, batch.images, keep)
         t, sentences, pad = self._text(batch.tokens)
-        v = self._image_joint(prefix[:, 0], patches)
+        v = self._joint(self._pool(prefix[:, 0], patches))
 
         scale = self.logit_scale.exp()
         sigma = self.integrity(visible) if on["integrity"] else torch.ones(len(v), device=v.device)
@@ -124,12 +124,14 @@ class MLIPMaskedLocal(Method):
         with torch.no_grad():
             self.logit_scale.clamp_(max=math.log(MAX_SCALE) - 1e-3)
 
-    def _image_joint(self, cls: Tensor, patches: Tensor) -> Tensor:
-        """v = norm(W_v h), h the mean patch token, the class token, or the mean of the two."""
+    def _pool(self, cls: Tensor, patches: Tensor) -> Tensor:
+        """The mean patch token, the class token, or the mean of the two [B, D]."""
         pooling = self.params["image_pooling"]
         pooled = cls if pooling == "class" else patches.mean(dim=1)
-        if pooling == "both":
-            pooled = (pooled + cls) / 2
+        return (pooled + cls) / 2 if pooling == "both" else pooled
+
+    def _joint(self, pooled: Tensor) -> Tensor:
+        """v = norm(W_v h)."""
         return functional.normalize(self.head_v(pooled), dim=-1)
 
     def _text(self, tokens: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,9 +155,10 @@ class MLIPMaskedLocal(Method):
     # ---- features ---------------------------------------------------------------------------------------------------
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
-        """Without masking. ``pooled`` and ``grid`` are the encoder's own; ``joint`` is pooled as in training."""
+        """Without masking. ``pooled`` is what the contrast reads, before its head; ``grid`` is the encoder's own."""
         image = self.image_encoder(images)
-        return ImageFeatures(image.pooled, image.grid, self._image_joint(image.pooled, image.grid.flatten(1, 2)))
+        pooled = self._pool(image.pooled, image.grid.flatten(1, 2))
+        return ImageFeatures(pooled, image.grid, self._joint(pooled))
 
     def encode_text(self, texts: Sequence[str]) -> TextFeatures:
         """``local`` holds the sentences [B, S, E] where the matching component is on."""

@@ -11,6 +11,7 @@ import numpy as np
 from mlip.twin.anatomy import LOBES, ORGANS, POINTS, THICKNESS, UNITS, Anatomies
 
 SIDES = ("right", "left")
+_FIELD = 0.35  # share of a lung's full depth from which an outline counts it, see Chest.field
 
 
 def blur(field: np.ndarray, sigma: float) -> np.ndarray:
@@ -99,6 +100,22 @@ class Chest:
     def lung(self, side: str) -> np.ndarray:
         """Silhouette of one lung with its recesses, bool [S, S]."""
         return self._lungs[side][0]
+
+    @cached_property
+    def _fields(self) -> dict[str, np.ndarray]:
+        found = {}
+        for side in SIDES:
+            path = blur(self.path(side), 0.008 * self.size)
+            found[side] = path > _FIELD * np.quantile(path[self.lung(side)], 0.95)
+        return found
+
+    def field(self, side: str) -> np.ndarray:
+        """One lung as an annotator outlines it, bool [S, S]: where a ray runs through 35 % of its full depth or more.
+
+        Lung behind the heart belongs to it, thin recesses behind the diaphragm and before the spine do not. The share is
+        our choice: the two fields then cover .37 of a film, the masks of covid-chestxray-dataset .33 (mean of 32).
+        """
+        return self._fields[side]
 
     def clear(self, side: str) -> np.ndarray:
         """The part of one lung's silhouette that neither heart nor diaphragm covers, bool [S, S]."""

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from mlip.twin.anatomy import ORGANS
-from mlip.twin.chest import Chest, blur, noise
+from mlip.twin.chest import SIDES, Chest, blur, noise
 from mlip.twin.findings import Drawn
 from mlip.twin.hospital import Hospital
 
@@ -22,6 +22,7 @@ class Film:
     image: np.ndarray  # uint8 [S, S], bright = dense
     view: str  # PA or AP
     findings: list[Drawn]  # masks and instances as they lie on this film
+    lungs: dict[str, np.ndarray]  # bool [S, S] for right and left: Chest.field as it lies on this film
 
 
 def expose(chest: Chest, findings: list[Drawn], place: Hospital, view: str, sex: str, rng: np.random.Generator) -> Film:
@@ -37,9 +38,10 @@ def expose(chest: Chest, findings: list[Drawn], place: Hospital, view: str, sex:
     scatter = rng.uniform(0.10, 0.18) if bedside else rng.uniform(0.04, 0.10)
     total = cv2.remap(total, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     moved = [_move(finding, map_x, map_y) for finding in findings]
+    lungs = {side: _move_mask(chest.field(side), map_x, map_y) for side in SIDES}
     image = _detect(total, scatter, place, bedside, rng)
     image = _finish(image, place, view, rng)
-    return Film(np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8), view, moved)
+    return Film(np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8), view, moved, lungs)
 
 
 def _add_organs(chest: Chest, bedside: bool, rng: np.random.Generator) -> np.ndarray:
@@ -84,11 +86,13 @@ def _pose(chest: Chest, bedside: bool, rng: np.random.Generator) -> tuple[np.nda
 
 
 def _move(finding: Drawn, map_x: np.ndarray, map_y: np.ndarray) -> Drawn:
-    def warp(mask: np.ndarray) -> np.ndarray:
-        return cv2.remap(mask.astype(np.uint8) * 255, map_x, map_y, cv2.INTER_LINEAR) > 127
+    mask = _move_mask(finding.mask, map_x, map_y)
+    instances = [_move_mask(m, map_x, map_y) for m in finding.instances]
+    return Drawn(finding.plan, finding.delta, mask, [m for m in instances if m.any()], finding.shape)
 
-    instances = [warp(m) for m in finding.instances]
-    return Drawn(finding.plan, finding.delta, warp(finding.mask), [m for m in instances if m.any()], finding.shape)
+
+def _move_mask(mask: np.ndarray, map_x: np.ndarray, map_y: np.ndarray) -> np.ndarray:
+    return cv2.remap(mask.astype(np.uint8) * 255, map_x, map_y, cv2.INTER_LINEAR) > 127
 
 
 def _detect(total: np.ndarray, scatter: float, place: Hospital, bedside: bool, rng: np.random.Generator) -> np.ndarray:

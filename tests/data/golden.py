@@ -18,7 +18,6 @@ from mlip.data.records import Reader, Record
 from mlip.registry import readers, twin_writers
 from mlip.study import TwinConfig
 from mlip.twin.anatomy import build_anatomies
-from tests.data.layouts import WRITERS
 
 EXPECTED = Path(__file__).with_suffix(".json")
 HOSPITALS = {
@@ -28,6 +27,9 @@ HOSPITALS = {
     "siim": "bright",
     "covidx": "pandemic",
     "object_cxr": "township",
+    "nih": "reference",
+    "iu_xray": "reference",
+    "covid_chestxray": "pandemic",
 }
 FILMS, SIZE, SEED = 40, 64, 11
 GRID = 4  # cells per side of the coarse picture
@@ -37,16 +39,10 @@ GREY = (
 
 
 def write_fixtures(folder: Path) -> None:
-    """One folder per reader: virtual patients where the twin writes the layout, else ``tests/data/layouts.py``."""
+    """One folder of virtual patients per reader."""
     build_anatomies(folder / "anatomy.npz", TwinConfig(anatomies=2, size=SIZE, datasets={}), SEED, 1)
     for name in readers():
-        if name in HOSPITALS:
-            twin_writers()[name].write(
-                folder / name, folder / "anatomy.npz", FILMS, HOSPITALS[name], SIZE, SEED, workers=1
-            )
-        else:
-            (folder / name).mkdir()
-            WRITERS[name](folder / name)
+        twin_writers()[name].write(folder / name, folder / "anatomy.npz", FILMS, HOSPITALS[name], SIZE, SEED, workers=1)
 
 
 def summary(name: str, root: Path) -> dict[str, Any]:

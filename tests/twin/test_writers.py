@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from mlip.errors import UserError
-from mlip.registry import readers, twin_writers
+from mlip.registry import ROOT, readers, twin_writers
+from mlip.study import load_study
 from mlip.twin.patients import truth_labels
 from mlip.twin.sheet import EXAMPLES, contact_sheet
 from mlip.twin.writers._films import take_film, whole_folder
@@ -24,6 +25,9 @@ PLACES = {
     "siim": "bright",
     "covidx": "pandemic",
     "object_cxr": "township",
+    "nih": "reference",
+    "iu_xray": "reference",
+    "covid_chestxray": "pandemic",
 }
 IMAGES, SIZE = 60, 64
 
@@ -69,8 +73,13 @@ def test_the_folder_says_that_it_is_virtual(raw, name):
     assert all((raw / name / p).is_file() for p in truth.path)
 
 
-def test_writers_are_found_by_name():
-    assert set(twin_writers()) == set(PLACES)
+def test_every_reader_has_a_writer():
+    assert set(twin_writers()) == set(readers()) == set(PLACES)
+
+
+def test_every_reader_runs_in_the_smoke_study():
+    study = load_study(ROOT / "config" / "smoke.yaml")
+    assert {d.reader for d in study.datasets.values() if d.twin} == set(readers())
 
 
 def test_mimic(raw):
@@ -197,7 +206,110 @@ def test_object_cxr(raw):
     assert kinds == {"0", "1", "2"}
 
 
-@pytest.mark.parametrize("name", ["mimic_cxr", "rsna"])
+def test_nih(raw):
+    _, records = read(raw, "nih")
+    parts = {part: {r.patient_id for r in records if r.official_split == part} for part in ("train", "test")}
+    assert all(parts.values())
+    assert not parts["train"] & parts["test"]
+    assert all(
+        (r.labels["No Finding"] == 1) != any(v for n, v in r.labels.items() if n != "No Finding") for r in records
+    )
+    findings = {n for r in records for n, v in r.labels.items() if v}
+    assert {"No Finding", "Infiltration", "Pneumonia", "Pleural Effusion"} <= findings
+    assert not findings & {"Emphysema", "Fibrosis", "Pleural Thickening", "Hernia"}
+    boxed = [r for r in records if r.boxes]
+    assert boxed
+    truth = pd.read_parquet(raw / "nih" / "truth.parquet").set_index("path")
+    for r in boxed:
+        assert r.official_split == "test"
+        drawn = [b for f in json.loads(truth.findings[f"images/{r.image_id}"]) for b in f["boxes"]]
+        for box in r.boxes:
+            assert r.labels[box.category] == 1
+            assert min(np.abs(np.array((box.x, box.y, box.width, box.height)) - b).max() for b in drawn) < 1e-6
+    lines = (raw / "nih" / "Data_Entry_2017.csv").read_text().splitlines()
+    assert lines[0].endswith("View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],")
+    assert {line.count(",") for line in lines} == {11}
+
+
+@pytest.mark.parametrize(
+    ("says", "kind", "expected"),
+    [
+        ([{"Pneumonia": "affirmed", "Lung Opacity": "affirmed"}], "", ["Pneumonia"]),
+        ([{"Pneumonia": "uncertain", "Lung Opacity": "affirmed"}], "", ["Infiltration"]),
+        ([{"Pneumonia": "uncertain"}, {"Edema": "negated"}], "", ["No Finding"]),
+        ([{"Lung Lesion": "affirmed"}, {"Pleural Effusion": "affirmed"}], "mass", ["Effusion", "Mass"]),
+        ([{"Support Devices": "affirmed"}], "", ["No Finding"]),
+    ],
+)
+def test_nih_lists_what_the_report_affirms(says, kind, expected):
+    from mlip.twin.findings import Plan
+    from mlip.twin.report import Sentence, WrittenReport
+    from mlip.twin.writers.nih import mined
+
+    plans = (Plan("Lung Lesion", "left", "left upper lobe", 0.5, kind, 1),) if kind else ()
+    report = WrittenReport("", tuple(Sentence("", "findings", s) for s in says))
+    assert mined(report, plans) == expected
+
+
+def test_iu_xray(raw):
+    from PIL import Image
+
+    _, records = read(raw, "iu_xray")
+    truth = pd.read_parquet(raw / "iu_xray" / "truth.parquet").set_index("path")
+    of_report = {}
+    for r in records:
+        assert r.report.startswith(("FINDINGS: ", "IMPRESSION: "))
+        assert "___" not in r.report
+        sentences = json.loads(truth.sentences[f"NLMCXR_png/{r.path.name}"])
+        assert sentences
+        assert all(s["text"] in r.report for s in sentences)
+        of_report.setdefault(r.patient_id, []).append(r)
+    assert all(len({r.report for r in films}) == 1 for films in of_report.values())
+    assert {1, 2} <= {len(films) for films in of_report.values()}
+    with Image.open(records[0].path) as image:
+        assert image.mode == "RGB"
+
+
+def test_covid_chestxray(raw, anatomy_path, monkeypatch):
+    """Labels, notes and outlines are those of what was drawn."""
+    reader, records = read(raw, "covid_chestxray")
+    root, jobs = raw / "covid_chestxray", []
+    writer = twin_writers()["covid_chestxray"]
+    monkeypatch.setattr(writer, "take_films", lambda folder, a, size, j, *rest: jobs.extend(j) or [])
+    monkeypatch.setattr(writer, "write_truth", lambda *a, **k: None)
+    writer.write(raw / "again", anatomy_path, IMAGES, PLACES["covid_chestxray"], SIZE, 5, 1)
+    films = {Path(job.path).name: job for job in jobs}
+    truth = pd.read_parquet(root / "truth.parquet").set_index("path")
+    assert {r.view for r in records} == {"PA", "AP", "AP Supine"}
+    unlabelled = [r for r in records if np.isnan(r.labels["COVID-19"])]
+    assert 0 < len(unlabelled) < 0.3 * IMAGES
+    for r in records:
+        drawn = {f["finding"]: f["kind"] for f in json.loads(truth.findings[f"images/{r.image_id}"])}
+        if r not in unlabelled:
+            assert (r.labels["Pneumonia"], r.labels["COVID-19"]) == (
+                "Pneumonia" in drawn,
+                drawn.get("Pneumonia") == "covid",
+            )
+        sentences = json.loads(truth.sentences[f"images/{r.image_id}"])
+        assert bool(sentences) == bool(r.report)
+        assert all(s["text"] in r.report for s in sentences)
+        assert [b.category for b in r.boxes] == ["Right Lung", "Left Lung"]
+        assert r.boxes[0].x < r.boxes[1].x  # the patient's right is on the left of the film
+    masked = [r for r in records if r.mask is not None]
+    assert 0.4 < len(masked) / IMAGES < 0.8
+    for r in masked[:12]:
+        film, mask = take_film(films[r.image_id], anatomy_path), reader.load_mask(r).astype(bool)
+        assert np.array_equal(mask, film.lungs["right"] | film.lungs["left"])
+        assert 0.2 < mask.mean() < 0.5
+        inside = np.zeros_like(mask)
+        for b in r.boxes:
+            inside[int(b.y) : int(b.y + b.height), int(b.x) : int(b.x + b.width)] = True
+        assert not (mask & ~inside).any()
+        # Air is dark: the outline lies on the lungs of this film.
+        assert film.image[mask].mean() + 20 < film.image[~mask].mean()
+
+
+@pytest.mark.parametrize("name", ["mimic_cxr", "rsna", "covid_chestxray"])
 def test_the_workers_do_not_change_a_byte(anatomy_path, tmp_path, name):
     def digest(folder: Path) -> dict[str, str]:
         return {

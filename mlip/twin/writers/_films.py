@@ -26,6 +26,7 @@ from mlip.twin.devices import draw_device
 from mlip.twin.findings import Drawn, Plan, draw
 from mlip.twin.hospital import hospital
 from mlip.twin.radiograph import Film, expose
+from mlip.twin.report import Sentence
 
 README = """VIRTUAL PATIENTS. Every film here was computed from one warped chest CT (see docs/twin.md); no person is shown.
 The layout is that of {layout}. truth.parquet says what was drawn; readers of the data set never open it.
@@ -136,8 +137,18 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def save_image(film: Film, job: Job, path: Path) -> None:
-    """Write an 8-bit grey file of the path's format (cv2's JPEG quality is 95)."""
-    if not cv2.imwrite(str(path), film.image):
+    """Write an 8-bit grey file of the path's format."""
+    write_image(film.image, path)
+
+
+def write_image(pixels: np.ndarray, path: Path) -> None:
+    """Write uint8 [H, W], or [H, W, 3] in the order blue, green, red, in the path's format (cv2's JPEG quality is 95).
+
+    Raises
+    ------
+    UserError : it could not be written.
+    """
+    if not cv2.imwrite(str(path), pixels):
         raise UserError("the image could not be written", where=path, fix="check the disk's free space")
 
 
@@ -162,6 +173,11 @@ def write_truth(
         + "\n"
     )
     (folder / "README").write_text(README.format(layout=layout))
+
+
+def sentence_truth(sentences: Sequence[Sentence]) -> list[dict[str, Any]]:
+    """Sentences as :func:`write_truth` keeps them."""
+    return [{"text": s.text, "section": s.section, "says": s.says} for s in sentences]
 
 
 @contextmanager

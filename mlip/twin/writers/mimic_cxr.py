@@ -11,8 +11,8 @@ import pandas as pd
 from mlip.seeding import generator
 from mlip.twin.hospital import hospital as hospital_named
 from mlip.twin.patients import CHEXPERT, patients_until, truth_labels
-from mlip.twin.report import WrittenReport, write_report
-from mlip.twin.writers._films import Job, hex_name, save_image, take_films, whole_folder, write_truth
+from mlip.twin.report import write_report
+from mlip.twin.writers._films import Job, hex_name, save_image, sentence_truth, take_films, whole_folder, write_truth
 
 LAYOUT = "MIMIC-CXR-JPG 2.1.0 with the reports of MIMIC-CXR 2.0.0"
 _VIEWS = {"PA": "postero-anterior", "AP": "antero-posterior"}
@@ -62,7 +62,7 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
                     patient.sex,
                 )
                 jobs.append(job)
-                sentences[job.path] = _sentences(report)
+                sentences[job.path] = sentence_truth(report.sentences)
                 tables["split"].append({"dicom_id": dicom, "study_id": number, "subject_id": subject, "split": split})
                 tables["metadata"].append(
                     {
@@ -94,7 +94,3 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
             )
         pd.DataFrame(experts).to_csv(scratch / "mimic-cxr-2.1.0-test-set-labeled.csv", index=False)
         write_truth(scratch, taken, seed=seed, place=hospital, layout=LAYOUT, sentences=sentences)
-
-
-def _sentences(report: WrittenReport) -> list[dict[str, Any]]:
-    return [{"text": s.text, "section": s.section, "says": s.says} for s in report.sentences]
