@@ -61,7 +61,7 @@ class Batch:
 class ImageFeatures:
     """What a method says about B images."""
 
-    pooled: Tensor  # [B, D] the encoder's own pooled feature: what a linear probe sees
+    pooled: Tensor  # [B, D] the encoder's pooled feature, as the method's head reads it: what a linear probe sees
     grid: Tensor  # [B, h, w, D'] local features in row-major image order
     joint: Tensor  # [B, E] L2-normalised embedding in the image-text space
 
