@@ -62,7 +62,7 @@ class TextEncoderConfig(Strict):
     heads: int = 4
     vocabulary: int = 2000
     max_tokens: int = 96
-    dropout: float = Field(0.1, ge=0, lt=1, description="of a BERT built from sizes; 0.1 is BERT's own")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="of a BERT built from sizes; 0.1 is BERT's own")
 
 
 class ImageEncoderConfig(Strict):

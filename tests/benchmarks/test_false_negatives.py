@@ -54,7 +54,7 @@ def test_a_term_of_one_side_moves_that_side_alone() -> None:
 
 @pytest.mark.parametrize("name", ["cvpr24", "isbi24", "convirt", "gloria", "mgca"])
 def test_pair_terms_are_terms_of_the_training(name: str) -> None:
-    study = load_study(ROOT / "config" / "ablation.yaml")
+    study = load_study(ROOT / "config" / "twin.yaml")
     method = tiny_method(entries(study)[name]).train()
     batch = tiny_batch(method)
     terms = method.pair_terms(
