@@ -116,7 +116,7 @@ def test_methods_have_the_maps_that_they_claim(name: str, kind: str) -> None:
 def test_a_row_whose_local_part_is_off_has_no_map() -> None:
     study = load_study(ROOT / "config" / "ablation.yaml")
     rows = entries(study)
-    method = tiny_method(rows["mgca-no-cta"]).eval()
+    method = tiny_method(rows["cvpr24-no-local"]).eval()
     assert method.maps(tiny_batch(method).images, "There is pneumonia.") == {}
     left = tiny_method(rows["isbi24-no-matching"]).eval()
     assert set(left.maps(tiny_batch(left).images, "There is pneumonia.")) == {"phi"}
