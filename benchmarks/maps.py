@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 CAPABILITY, TASK_NAME = "maps", "zero_shot"
 FILMS = 4  # drawn per question
+GREY = 96  # stands for the film of a real person
 CENTRE, OUTLINES = "centre prior", "mean training outline"
 METRICS = ("pointing game", "pixel AUROC")
 
@@ -68,7 +69,9 @@ def mapped_rows(study: Study) -> list[str]:
 
 
 def write_maps(study: Study, entry: Entry, seed: int, device: torch.device) -> None:
-    """Write ``results/<study>/maps/<row>.png`` and ``.csv`` from the row's checkpoint. Neither holds an identifier.
+    """Write ``results/<study>/maps/<row>.png`` and ``.csv`` from the row's checkpoint.
+
+    Neither holds an identifier. Films are drawn where they are virtual; of real ones the outline and the maps alone.
 
     Raises
     ------
@@ -93,7 +96,10 @@ def write_maps(study: Study, entry: Entry, seed: int, device: torch.device) -> N
         tables.append(table.assign(row=entry.name, seed=seed))
         rng = generator(study.seed, "maps", question.dataset, question.label, "films")
         shown = np.sort(rng.choice(len(rows), min(FILMS, len(rows)), replace=False))  # the same films for all rows
-        panels.append((question, store.images[rows[shown]], truth[shown], {n: v[shown] for n, v in found.items()}))
+        films = store.images[rows[shown]]
+        if study.datasets[question.dataset].twin is None:
+            films = np.full_like(films, GREY)  # a person's film never enters a result
+        panels.append((question, films, truth[shown], {n: v[shown] for n, v in found.items()}))
     paths.maps.mkdir(parents=True, exist_ok=True)
     columns = ["row", "seed", "dataset", "label", "prompt", "map", "metric", "value", "ci_low", "ci_high"]
     columns += ["over_centre", "over_centre_low", "over_centre_high", "films", "patients"]
@@ -277,6 +283,8 @@ def draw(study: Study, title: str, panels: list[Panel], path: Path) -> None:
                 heading += f": {values.min():.3g} (dark) to {values.max():.3g} (yellow), the same for all films"
             _heading(axes[line, 0], heading)
         lines = [f"{title}. White line: the finding's outline. Maps: dark = least, yellow = most of that film."]
+        if any((films == GREY).all() for _, films, _, _ in panels):
+            lines.append("Films of real persons are not drawn.")
         if not names:
             lines.append("This row has no map: its local part is switched off.")
         figure.suptitle("\n".join([*lines, note(study)]), x=0.01, ha="left", fontsize=8, wrap=True)

@@ -77,7 +77,15 @@ def test_figure_and_numbers_of_a_row(world: World, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("mlip.checkpoints.load_method", lambda *_: method)
     world.study.tasks["zero_shot"].datasets = ["siim"]
     world.study.results = world.paths.work / "results"
+    shown: list[np.ndarray] = []
+    draw = maps.draw
+    monkeypatch.setattr(maps, "draw", lambda *a: (shown.append(a[2][0][1]), draw(*a)))
+    world.study.datasets["siim"].twin = "siim"
     maps.write_maps(world.study, world.entry, 0, torch.device("cpu"))
+    world.study.datasets["siim"].twin = None
+    maps.write_maps(world.study, world.entry, 0, torch.device("cpu"))
+    virtual, real = shown
+    assert set(np.unique(virtual)) == {20, 220} and set(np.unique(real)) == {maps.GREY}  # a person's film is not drawn
     target = world.paths.work / "results" / "tiny" / "maps"
     assert {p.name for p in target.iterdir()} == {"fake.png", "fake.csv"}
     text = (target / "fake.csv").read_text()
