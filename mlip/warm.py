@@ -3,8 +3,8 @@
 A small study consists of a hundred jobs of a second or two, and importing torch, timm and scikit-learn costs each of
 them five to ten. The Snakefile starts one server per run; ``python -m mlip run ...`` finds it in ``MLIP_WARM`` and hands
 over its arguments, directory, environment and standard streams. A job behaves as it would alone: own process, own log, own
-exit status; it ends when its caller is killed. Without a server (another machine, a GPU, not ready yet) the job runs
-in the caller itself, slower and with the same numbers.
+exit status; it ends when its caller is killed. Without a server of its own Python environment (another machine, a GPU,
+``--use-conda``, not ready yet) the job runs in the caller itself, slower and with the same numbers.
 
 Only libraries are imported beforehand, not this project's modules: a job always runs the code that is on disk.
 """
@@ -22,7 +22,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-VARIABLE = "MLIP_WARM"
+VARIABLE = "MLIP_WARM"  # <socket>:<prefix of the Python environment>
 # In the order of how many jobs wait for them.
 LIBRARIES = (
     "pandas",
@@ -72,13 +72,13 @@ def start(log: Path) -> None:
             stdout=stream,
             stderr=stream,
         )
-    os.environ[VARIABLE] = address
+    os.environ[VARIABLE] = f"{address}:{sys.prefix}"
 
 
 def forward(arguments: list[str]) -> int | None:
     """Have the server run ``mlip <arguments>``; the exit status, or None where this process must do it itself."""
-    address = os.environ.get(VARIABLE)
-    if not address or arguments[:1] != ["run"] or not STAGES.intersection(arguments[1:2]):
+    address, _, prefix = os.environ.get(VARIABLE, "").partition(":")
+    if prefix != sys.prefix or arguments[:1] != ["run"] or not STAGES.intersection(arguments[1:2]):
         return None
     with socket.socket(socket.AF_UNIX) as link:
         try:

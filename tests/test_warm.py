@@ -37,7 +37,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 def run(command: list[str], address: str | None) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != warm.VARIABLE}
     if address:
-        environment[warm.VARIABLE] = address
+        environment[warm.VARIABLE] = f"{address}:{sys.prefix}"
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
@@ -54,9 +54,15 @@ def test_without_a_server_the_job_runs_in_its_own_process(tmp_path: Path) -> Non
 
 
 def test_only_stages_are_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(warm.VARIABLE, "/nowhere/at/all")
+    monkeypatch.setenv(warm.VARIABLE, f"/nowhere/at/all:{sys.prefix}")
     assert warm.forward(["doctor"]) is None
     assert warm.forward(["run", "twin", "mimic"]) is None
+
+
+def test_a_job_of_another_environment_is_not_forwarded(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``--use-conda`` a rule runs in its own environment, not in Snakemake's."""
+    monkeypatch.setenv(warm.VARIABLE, f"{address}:/another/environment")
+    assert warm.forward(JOB[3:]) is None
 
 
 def test_a_job_ends_with_its_caller(tmp_path: Path) -> None:
@@ -72,7 +78,7 @@ def test_a_job_ends_with_its_caller(tmp_path: Path) -> None:
         f"    pathlib.Path({str(note)!r}).write_text(str(os.getpid()))\n"
         "    time.sleep(60)\n"
     )
-    environment = {**os.environ, warm.VARIABLE: str(path)}
+    environment = {**os.environ, warm.VARIABLE: f"{path}:{sys.prefix}"}
     with subprocess.Popen([sys.executable, "-c", SERVER, str(path)], cwd=tmp_path) as server:
         _wait(path.exists)
         with subprocess.Popen([sys.executable, "-m", "mlip", "run", "audit"], cwd=tmp_path, env=environment) as caller:
@@ -90,7 +96,7 @@ def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path) -> Non
         "import os; print(os.environ.get(warm.VARIABLE, ''))"
     )
     done = run([sys.executable, "-c", start, str(tmp_path / "log")], None)
-    address = done.stdout.strip()
+    address = done.stdout.strip().partition(":")[0]
     if not address:
         pytest.skip("this machine has a GPU, where no server is started")
     _wait(lambda: not os.path.exists(os.path.dirname(address)))
