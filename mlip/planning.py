@@ -124,6 +124,7 @@ def training_fingerprint(study: Study, entry: Entry) -> str:
         entry.encoder,
         entry.components,
         entry.params,
+        entry.seed,
         code_of(entry),
     )
 

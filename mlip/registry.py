@@ -97,6 +97,7 @@ class Entry:
     components: dict[str, bool]
     params: dict[str, Any]
     title: str
+    seed: int = 0  # added to the pre-training seed
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -174,7 +175,7 @@ def _entry(study: Study, name: str, variant: VariantConfig, folder: Path) -> Ent
             )
         params.update(overrides)
     components = {key: variant.components.get(key, spec.default) for key, spec in manifest.components.items()}
-    return Entry(name, manifest, folder, encoder, components, params, variant.title or manifest.title)
+    return Entry(name, manifest, folder, encoder, components, params, variant.title or manifest.title, variant.seed)
 
 
 def recipe_of(entry: Entry, study: Study) -> Recipe:

@@ -132,6 +132,7 @@ class VariantConfig(Strict):
     encoder: Literal["cnn", "vit"] | None = None
     components: dict[str, bool] = Field(default_factory=dict)
     params: dict[str, Any] = Field(default_factory=dict)
+    seed: int = Field(default=0, ge=0)  # added to `pretrain.seeds`: the same training again, with other randomness
     title: str | None = None
 
 

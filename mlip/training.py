@@ -59,6 +59,7 @@ def pretrain(study: Study, entry: Entry, seed: int) -> None:
 class _Training:
     def __init__(self, study: Study, entry: Entry, seed: int, out: Path) -> None:
         self.study, self.entry, self.seed, self.out = study, entry, seed, out
+        self.randomness = seed + entry.seed
         self.recipe: Recipe = recipe_of(entry, study)
         paths = StudyPaths(study)
         self.state_path = paths.training_state(entry.name, seed)
@@ -68,10 +69,10 @@ class _Training:
         pairs = Pairs(study, "train")
         method = build_method(study, entry, seed)
         knowledge = Knowledge.load(paths.knowledge) if "knowledge" in entry.manifest.capabilities else None
-        self.batches = Batches(pairs, study, method, knowledge, seed, self.recipe.batch_size, self.recipe.epochs)
+        self.batches = Batches(pairs, study, method, knowledge, self.randomness, self.recipe.batch_size, self.recipe.epochs)
         validation = Pairs(study, "val")
         self.validation = (
-            Batches(validation, study, method, knowledge, seed, self.recipe.batch_size, 1).evaluation(VALIDATION_PAIRS)
+            Batches(validation, study, method, knowledge, self.randomness, self.recipe.batch_size, 1).evaluation(VALIDATION_PAIRS)
             if len(validation)
             else []
         )
@@ -108,7 +109,7 @@ class _Training:
     def _train_step(self) -> dict[str, Any]:
         step = self.step
         # Dropout and the like draw from the global state: seeding it by step makes resumption exact.
-        seed_everything(self.study.seed, "pretrain-step", self.seed, step, self.fabric.global_rank)
+        seed_everything(self.study.seed, "pretrain-step", self.randomness, step, self.fabric.global_rank)
         batch = self.batches.train(step, self.fabric.global_rank, self.fabric.world_size).to(self.fabric.device)
         lr = self.recipe.lr * schedule(step, self.batches.steps, self.recipe.warmup)
         for group in self.optimizer.param_groups:
@@ -146,7 +147,7 @@ class _Training:
         self.module.eval()
         totals: dict[str, float] = {}
         for batch in self.validation:
-            seed_everything(self.study.seed, "validation", self.seed, batch.step)
+            seed_everything(self.study.seed, "validation", self.randomness, batch.step)
             batch.generator.manual_seed(batch.generator.initial_seed())
             for name, term in self.module.losses(batch.to(self.fabric.device)).items():
                 totals[name] = totals.get(name, 0.0) + term.item() / len(self.validation)
@@ -243,7 +244,7 @@ def _digest(study: Study, entry: Entry, recipe: Recipe, seed: int, pairs: Pairs)
         "entry": [entry.encoder, entry.components, entry.params],
         "code": code_of(entry),
         "pairs": [len(pairs), int(pairs.rows.sum())],
-        "seed": seed,
+        "seed": seed + entry.seed,
     }
     facts["study"]["pretrain"].pop("checkpoint_seconds")
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -262,7 +263,7 @@ def _write_card(out: Path, study: Study, entry: Entry, seed: int, method: Method
         "status": entry.manifest.status,
         "encoder": entry.encoder,
         "study": study.study,
-        "seed": seed,
+        "seed": seed + entry.seed,
         **facts,
         "components": entry.components,
         "params": entry.params,

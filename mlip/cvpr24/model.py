@@ -113,19 +113,17 @@ class MLIPDivergenceKnowledge(Method):
         text = self.text_encoder(batch.tokens, need_attention=on["local"])
         v = functional.normalize(self.head_v(image.pooled), dim=-1)
         t = self._text_joint(text, batch.tokens)
-        terms = self.pair_terms(v, t, batch)
+        overlap = self._overlap(batch)
+        terms = self._pair_terms(v, t, batch, overlap)
         if on["local"]:
             terms["local"] = self._local(image, text, batch)
         if on["itm"] or on["text_swap"]:
-            terms |= self._proxies(image, text, v, t, batch)
+            terms |= self._proxies(image, text, v, t, batch, overlap)
         return terms
 
     def pair_terms(self, image: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Terms ``global``, ``augmented``, ``divergence``, ``category`` (those on)."""
-        terms = self._global(image, text, batch)
-        if self.components["category"]:
-            terms["category"] = self._category(image, text, batch.entities)
-        return terms
+        return self._pair_terms(image, text, batch, self._overlap(batch))
 
     def loss_weights(self) -> dict[str, float]:
         """The ``weight_*`` parameters of the components that are on."""
@@ -146,9 +144,15 @@ class MLIPDivergenceKnowledge(Method):
     def _overlap(self, batch: Batch) -> Tensor | None:
         return knowledge_overlap(batch.entities) if self.components["soft_targets"] else None
 
-    def _global(self, v: Tensor, t: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def _pair_terms(self, v: Tensor, t: Tensor, batch: Batch, overlap: Tensor | None) -> dict[str, Tensor]:
+        terms = self._global(v, t, batch, overlap)
+        if self.components["category"]:
+            terms["category"] = self._category(v, t, batch.entities)
+        return terms
+
+    def _global(self, v: Tensor, t: Tensor, batch: Batch, overlap: Tensor | None) -> dict[str, Tensor]:
         """L_itc, the contrast of each modality with the other's counterpart, and "similar yet distinct"."""
-        p, terms, overlap = self.params, {}, self._overlap(batch)
+        p, terms = self.params, {}
         weight = p["soft_weight"] if overlap is not None else 0.0
         targets = soft_targets(torch.eye(len(v), device=v.device) if overlap is None else overlap, weight)
 
@@ -215,9 +219,11 @@ class MLIPDivergenceKnowledge(Method):
             p["temperature_prototype"],
         )
 
-    def _proxies(self, image: ImageOutput, text: TextOutput, v: Tensor, t: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def _proxies(
+        self, image: ImageOutput, text: TextOutput, v: Tensor, t: Tensor, batch: Batch, overlap: Tensor | None
+    ) -> dict[str, Tensor]:
         """Image-text matching and text swapping; the true pairs are fused once for both."""
-        p, terms, grid, overlap = self.params, {}, image.grid.flatten(1, 2), self._overlap(batch)
+        p, terms, grid = self.params, {}, image.grid.flatten(1, 2)
         mask = batch.tokens.attention_mask
         hidden, masks, patches = [text.hidden], [mask], [grid]
         if self.components["itm"]:

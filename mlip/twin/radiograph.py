@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from mlip.twin.anatomy import ORGANS
-from mlip.twin.chest import SIDES, Chest, blur, noise
+from mlip.twin.chest import Chest, blur, noise
 from mlip.twin.findings import Drawn
 from mlip.twin.hospital import Hospital
 
@@ -22,7 +22,12 @@ class Film:
     image: np.ndarray  # uint8 [S, S], bright = dense
     view: str  # PA or AP
     findings: list[Drawn]  # masks and instances as they lie on this film
-    lungs: dict[str, np.ndarray]  # bool [S, S] for right and left: Chest.field as it lies on this film
+    chest: Chest
+    pose: tuple[np.ndarray, np.ndarray]  # float32 [S, S] each: x and y in the chest of the film's pixels
+
+    def lung(self, side: str) -> np.ndarray:
+        """:meth:`Chest.field` of the right or left lung as it lies on this film, bool [S, S]."""
+        return _move_mask(self.chest.field(side), *self.pose)
 
 
 def expose(chest: Chest, findings: list[Drawn], place: Hospital, view: str, sex: str, rng: np.random.Generator) -> Film:
@@ -38,10 +43,9 @@ def expose(chest: Chest, findings: list[Drawn], place: Hospital, view: str, sex:
     scatter = rng.uniform(0.10, 0.18) if bedside else rng.uniform(0.04, 0.10)
     total = cv2.remap(total, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     moved = [_move(finding, map_x, map_y) for finding in findings]
-    lungs = {side: _move_mask(chest.field(side), map_x, map_y) for side in SIDES}
     image = _detect(total, scatter, place, bedside, rng)
     image = _finish(image, place, view, rng)
-    return Film(np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8), view, moved, lungs)
+    return Film(np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8), view, moved, chest, (map_x, map_y))
 
 
 def _add_organs(chest: Chest, bedside: bool, rng: np.random.Generator) -> np.ndarray:

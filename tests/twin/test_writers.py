@@ -299,7 +299,7 @@ def test_covid_chestxray(raw, anatomy_path, monkeypatch):
     assert 0.4 < len(masked) / IMAGES < 0.8
     for r in masked[:12]:
         film, mask = take_film(films[r.image_id], anatomy_path), reader.load_mask(r).astype(bool)
-        assert np.array_equal(mask, film.lungs["right"] | film.lungs["left"])
+        assert np.array_equal(mask, film.lung("right") | film.lung("left"))
         assert 0.2 < mask.mean() < 0.5
         inside = np.zeros_like(mask)
         for b in r.boxes:

@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from mlip.errors import UserError
 from mlip.log import progress
@@ -111,10 +112,12 @@ def _take_block(work: tuple[Path, Path, list[Job], Save]) -> list[Taken]:
     folder, anatomy_path, jobs, save = work
     cv2.setNumThreads(1)
     taken = []
-    for job in jobs:
-        film = take_film(job, anatomy_path)
-        rows = save(film, job, folder / job.path)
-        taken.append(Taken(job, [_truth(finding) for finding in film.findings], rows))
+    # The workers are the parallelism: BLAS threads beneath them halve the rate.
+    with threadpool_limits(1):
+        for job in jobs:
+            film = take_film(job, anatomy_path)
+            rows = save(film, job, folder / job.path)
+            taken.append(Taken(job, [_truth(finding) for finding in film.findings], rows))
     return taken
 
 

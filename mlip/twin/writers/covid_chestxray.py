@@ -174,10 +174,10 @@ def _noted(sentences: tuple[Sentence, ...]) -> tuple[Sentence, ...]:
 def _save(film: Film, job: Job, path: Path) -> dict[str, tuple[int, int, int, int]]:
     """Write the film, and its mask where ``note`` says so; returns each lung's box."""
     save_image(film, job, path)
+    lungs = {side: film.lung(side) for side in SIDES}
     if job.note:
-        lungs = np.logical_or(*(film.lungs[side] for side in SIDES))
-        write_image(lungs.astype(np.uint8) * 255, path.parent.parent / "masks" / f"{path.stem}.png")
-    return {side: box_of(film.lungs[side]) for side in SIDES}
+        write_image(np.logical_or(*lungs.values()).astype(np.uint8) * 255, path.parent.parent / "masks" / f"{path.stem}.png")
+    return {side: box_of(lung) for side, lung in lungs.items()}
 
 
 def _coco(boxes: list[tuple[str, dict[str, tuple[int, int, int, int]]]], size: int) -> dict[str, Any]:
