@@ -256,20 +256,18 @@ def _batch(
 ) -> Batch:
     import torch
 
-    from mlip.contract import Batch
+    from mlip.contract import Batch, entity_table
     from mlip.data.batches import to_tensor
 
     reports = [pairs.reports[i] for i in index]
     texts = [report.text for report in reports]
-    linked = [torch.tensor(knowledge.affirmed(t) if knowledge else [], dtype=torch.int64) for t in texts]
-    padded = torch.nn.utils.rnn.pad_sequence([*linked, torch.full((1,), -1)], batch_first=True, padding_value=-1)
     return Batch(
         images=to_tensor(pairs.images[index]),
         texts=texts,
         tokens=method.tokenizer(texts),
         reports=reports,
         patients=torch.from_numpy(pairs.patients[index]),
-        entities=padded[:-1],
+        entities=entity_table([knowledge.affirmed(text) if knowledge else [] for text in texts]),
         epoch=0,
         step=number,
         epochs=1,

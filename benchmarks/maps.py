@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,7 +98,7 @@ def write_maps(study: Study, entry: Entry, seed: int, device: torch.device) -> N
         rng = generator(study.seed, "maps", question.dataset, question.label, "films")
         shown = np.sort(rng.choice(len(rows), min(FILMS, len(rows)), replace=False))  # the same films for all rows
         films = store.images[rows[shown]]
-        if study.datasets[question.dataset].twin is None:
+        if _of_persons(study, question):
             films = np.full_like(films, GREY)  # a person's film never enters a result
         panels.append((question, films, truth[shown], {n: v[shown] for n, v in found.items()}))
     paths.maps.mkdir(parents=True, exist_ok=True)
@@ -238,6 +239,7 @@ def measure(
 
 # --- figure -----------------------------------------------------------------------------------------------------------
 
+_LETTERS = 22  # of a heading, above one film
 Panel = tuple[Question, np.ndarray, np.ndarray, dict[str, np.ndarray]]
 
 
@@ -257,18 +259,19 @@ def draw(study: Study, title: str, panels: list[Panel], path: Path) -> None:
     names = list(dict.fromkeys(name for *_, maps in panels for name in maps))
     fixed = {n for n in names if all(n not in m or (m[n] == m[n][:1]).all() for *_, m in panels) and _films(panels) > 1}
     columns = max(1, _films(panels))
-    # h_pad (inches) leaves room for the headings, which take no part in the layout.
+    asked = [wrap(f"{q.dataset}: “{q.prompt}”", max(_LETTERS * len(films), 12)) for q, films, *_ in panels]
+    room = 0.11 * max(map(len, [*asked, [""]]))  # inches for the headings, which take no part in the layout
     settings: Any = {"font.size": 8}
     with mpl.rc_context(mpl.rcParamsDefault | settings | {"backend": "agg"}):
         figure, axes = plt.subplots(
-            1 + len(names), columns, squeeze=False, layout=ConstrainedLayoutEngine(h_pad=0.11),
+            1 + len(names), columns, squeeze=False, layout=ConstrainedLayoutEngine(h_pad=room),
             figsize=(1.25 * columns + 0.9, 1.3 * (1 + len(names)) + 0.9),
         )  # fmt: skip
         for ax in axes.flat:
             ax.set_axis_off()
         place = 0
-        for question, films, truth, maps in panels:
-            _heading(axes[0, place], f"{question.dataset}: “{question.prompt}”")
+        for (_, films, truth, maps), above in zip(panels, asked, strict=True):
+            _heading(axes[0, place], "\n".join(above))
             for k, (film, outline) in enumerate(zip(films, truth, strict=True)):
                 _film(axes[0, place + k], film, outline)
                 for line, name in enumerate(names, start=1):
@@ -283,13 +286,17 @@ def draw(study: Study, title: str, panels: list[Panel], path: Path) -> None:
                 heading += f": {values.min():.3g} (dark) to {values.max():.3g} (yellow), the same for all films"
             _heading(axes[line, 0], heading)
         lines = [f"{title}. White line: the finding's outline. Maps: dark = least, yellow = most of that film."]
-        if any((films == GREY).all() for _, films, _, _ in panels):
+        if any(_of_persons(study, question) for question, *_ in panels):
             lines.append("Films of real persons are not drawn.")
         if not names:
             lines.append("This row has no map: its local part is switched off.")
         figure.suptitle("\n".join([*lines, note(study)]), x=0.01, ha="left", fontsize=8, wrap=True)
         figure.savefig(path, dpi=100, metadata={"Software": None})
         plt.close(figure)
+
+
+def _of_persons(study: Study, question: Question) -> bool:
+    return study.datasets[question.dataset].twin is None
 
 
 def _heading(ax: Any, text: str) -> None:

@@ -57,6 +57,14 @@ class Batch:
         return replace(self, **moved)
 
 
+def entity_table(linked: Sequence[Sequence[int]]) -> Tensor:
+    """The entities of B texts as :attr:`Batch.entities` holds them: int64 [B, max(1, most)], -1 = padding."""
+    table = torch.full((len(linked), max([1, *map(len, linked)])), -1, dtype=torch.int64)
+    for row, entities in zip(table, linked, strict=True):
+        row[: len(entities)] = torch.tensor(entities, dtype=torch.int64)
+    return table
+
+
 @dataclass
 class ImageFeatures:
     """What a method says about B images."""

@@ -10,11 +10,15 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from mlip.errors import UserError
 from mlip.log import logger
 from mlip.paths import StudyPaths
 from mlip.study import Study
+
+if TYPE_CHECKING:
+    from mlip.registry import Entry
 
 
 def anatomy(study: Study, threads: int) -> None:
@@ -82,12 +86,9 @@ def knowledge(study: Study) -> None:
 
 
 def pretrain(study: Study, method: str, seed: int) -> None:
-    from mlip.registry import entries
     from mlip.training import pretrain as train
 
-    rows = entries(study)
-    known(study, "row", method, rows)
-    train(study, rows[method], seed)
+    train(study, _row(study, method), seed)
 
 
 def features(study: Study, method: str, seed: int) -> None:
@@ -95,13 +96,8 @@ def features(study: Study, method: str, seed: int) -> None:
     from benchmarks.features import extract
     from mlip.devices import best_device
     from mlip.planning import feature_sets
-    from mlip.registry import entries
 
-    rows = entries(study)
-    known(study, "row", method, rows)
-    entry, device = rows[method], best_device(study.device)
-    for dataset in feature_sets(study):
-        extract(study, StudyPaths(study), entry, seed, dataset, device)
+    extract(study, StudyPaths(study), _row(study, method), seed, feature_sets(study), best_device(study.device))
 
 
 def evaluate(study: Study, task: str, protocol: str, dataset: str, method: str, seed: int) -> None:
@@ -154,11 +150,8 @@ def maps(study: Study, method: str, seed: int) -> None:
     """Where one row looks on test films: a figure and its numbers."""
     from benchmarks.maps import write_maps
     from mlip.devices import best_device
-    from mlip.registry import entries
 
-    rows = entries(study)
-    known(study, "row", method, rows)
-    write_maps(study, rows[method], seed, best_device(study.device))
+    write_maps(study, _row(study, method), seed, best_device(study.device))
 
 
 def false_negatives(study: Study) -> None:
@@ -174,6 +167,14 @@ def tables(study: Study) -> None:
     from benchmarks.tables import build_tables
 
     build_tables(study)
+
+
+def _row(study: Study, name: str) -> Entry:
+    from mlip.registry import entries
+
+    rows = entries(study)
+    known(study, "row", name, rows)
+    return rows[name]
 
 
 def known(study: Study, what: str, name: str, among: Iterable[str]) -> None:

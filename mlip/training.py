@@ -69,10 +69,14 @@ class _Training:
         pairs = Pairs(study, "train")
         method = build_method(study, entry, seed)
         knowledge = Knowledge.load(paths.knowledge) if "knowledge" in entry.manifest.capabilities else None
-        self.batches = Batches(pairs, study, method, knowledge, self.randomness, self.recipe.batch_size, self.recipe.epochs)
+        self.batches = Batches(
+            pairs, study, method, knowledge, self.randomness, self.recipe.batch_size, self.recipe.epochs
+        )
         validation = Pairs(study, "val")
         self.validation = (
-            Batches(validation, study, method, knowledge, self.randomness, self.recipe.batch_size, 1).evaluation(VALIDATION_PAIRS)
+            Batches(validation, study, method, knowledge, self.randomness, self.recipe.batch_size, 1).evaluation(
+                VALIDATION_PAIRS
+            )
             if len(validation)
             else []
         )

@@ -39,10 +39,9 @@ LIBRARIES = (
     "detectron2.modeling.meta_arch.retinanet",
     "lightning_fabric",
 )
-# The others work in several processes of their own and need few libraries.
+# The others, and the commands beside `run`, work in several processes of their own and need few libraries.
 STAGES = {
     "splits",
-    "audit",
     "tokenizer",
     "knowledge",
     "pretrain",

@@ -81,7 +81,7 @@ def test_a_job_ends_with_its_caller(tmp_path: Path) -> None:
     environment = {**os.environ, warm.VARIABLE: f"{path}:{sys.prefix}"}
     with subprocess.Popen([sys.executable, "-c", SERVER, str(path)], cwd=tmp_path) as server:
         _wait(path.exists)
-        with subprocess.Popen([sys.executable, "-m", "mlip", "run", "audit"], cwd=tmp_path, env=environment) as caller:
+        with subprocess.Popen([sys.executable, "-m", "mlip", "run", "splits"], cwd=tmp_path, env=environment) as caller:
             _wait(lambda: note.exists() and note.read_text() != "")
             job = int(note.read_text())
             assert job != caller.pid and _alive(job)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures, TokenBatch
+from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures, TokenBatch, entity_table
 from mlip.cvpr24.divergence import DivergenceEncoder, divergence_loss
 from mlip.cvpr24.false_negatives import knowledge_overlap, soft_info_nce, soft_targets
 from mlip.cvpr24.knowledge_alignment import (
@@ -301,9 +301,7 @@ class MLIPDivergenceKnowledge(Method):
         return {name: attention.view(grid.shape[:3])}
 
     def _link(self, texts: Sequence[str]) -> Tensor:
-        linked = [torch.tensor(self.knowledge.affirmed(text), dtype=torch.int64) for text in texts]
-        padded = nn.utils.rnn.pad_sequence([*linked, torch.full((1,), -1)], batch_first=True, padding_value=-1)
-        return padded[:-1].to(self.device)
+        return entity_table([self.knowledge.affirmed(text) for text in texts]).to(self.device)
 
 
 def _project(head: nn.Module, tokens: Tensor, pad: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mlip.contract import Batch
+from mlip.contract import Batch, entity_table
 from mlip.data.batches import augment, load, to_tensor
 from mlip.data.splits import part_rows, read_splits
 from mlip.data.store import open_store
@@ -120,16 +120,9 @@ class Batches:
             tokens=self.method.tokenizer(texts),
             reports=reports,
             patients=self.pairs.patients[index],
-            entities=self._entities(texts),
+            entities=entity_table([self.affirmed(text) if self.affirmed else [] for text in texts]),
             epoch=epoch,
             step=step,
             epochs=self.epochs,
             generator=torch_generator(self.study.seed, "pretrain-method", self.seed, step, rank),
         )
-
-    def _entities(self, texts: list[str]) -> torch.Tensor:
-        linked = [self.affirmed(text) if self.affirmed else [] for text in texts]
-        table = torch.full((len(texts), max(1, *(len(e) for e in linked))), -1, dtype=torch.int64)
-        for i, entities in enumerate(linked):
-            table[i, : len(entities)] = torch.tensor(entities, dtype=torch.int64)
-        return table

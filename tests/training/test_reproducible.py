@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from mlip.paths import StudyPaths
-from mlip.registry import entries
+from mlip.registry import Entry, entries
 from mlip.study import Study
 from mlip.training import pretrain
 from tests.training.conftest import Trainer
 
 
-def _curve(study: Study, method: str, seed: int) -> str:
-    path = StudyPaths(study).pretrain(method, seed) / "metrics.jsonl"
+def _curve(study: Study, entry: Entry, seed: int) -> str:
+    path = StudyPaths(study).pretrain(entry.name, seed) / "metrics.jsonl"
     path.unlink(missing_ok=True)
-    pretrain(study, entries(study)[method], seed)
+    pretrain(study, entry, seed)
     return path.read_text()
 
 
@@ -24,8 +25,10 @@ def _curve(study: Study, method: str, seed: int) -> str:
 @pytest.mark.parametrize("method", ["cvpr24", "isbi24"])
 def test_the_seed_decides_the_loss_curve(rows_in: Trainer, method: str) -> None:
     study = rows_in(epochs=1, batch_size=16)
-    first, again, other = (_curve(study, method, seed) for seed in (0, 0, 1))
+    entry = entries(study)[method]
+    first, again, other = (_curve(study, entry, seed) for seed in (0, 0, 1))
     assert first == again
+    assert _curve(study, replace(entry, seed=1), 0) == other  # a variant's seed is added to the study's
     losses = [[json.loads(line)["loss"] for line in curve.splitlines()] for curve in (first, other)]
     assert len(losses[0]) == len(losses[1]) > 3
     assert all(a != b for a, b in zip(*losses, strict=True))

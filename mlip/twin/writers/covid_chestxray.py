@@ -176,7 +176,9 @@ def _save(film: Film, job: Job, path: Path) -> dict[str, tuple[int, int, int, in
     save_image(film, job, path)
     lungs = {side: film.lung(side) for side in SIDES}
     if job.note:
-        write_image(np.logical_or(*lungs.values()).astype(np.uint8) * 255, path.parent.parent / "masks" / f"{path.stem}.png")
+        write_image(
+            np.logical_or(*lungs.values()).astype(np.uint8) * 255, path.parent.parent / "masks" / f"{path.stem}.png"
+        )
     return {side: box_of(lung) for side, lung in lungs.items()}
 
 
