@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlip.errors import UserError
 from mlip.study import Study, VariantConfig, describe
+from mlip.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from benchmarks.task import Task
@@ -104,9 +104,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and validate ``folder/method.yaml``; its id must equal the folder's name."""
     path = folder / "method.yaml"
     try:
-        manifest = Manifest.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"cannot be read ({error})", where=path, fix="see docs/adding-a-baseline.md") from None
+        manifest = Manifest.model_validate(read_yaml(path))
     except ValidationError as error:
         raise UserError(describe(error), where=path, fix="see docs/adding-a-baseline.md") from None
     if manifest.id != folder.name:
@@ -145,11 +143,11 @@ def entries(study: Study) -> dict[str, Entry]:
         if name in rows:
             raise UserError(f"variant {name!r} has the name of a method", where=study.study, fix="choose another name")
         rows[name] = variant
-    return {name: _entry(study, name, variant, folders[variant.method]) for name, variant in rows.items()}
+    manifests = {method: read_manifest(folders[method]) for method in dict.fromkeys(v.method for v in rows.values())}
+    return {n: _entry(study, n, v, folders[v.method], manifests[v.method]) for n, v in rows.items()}
 
 
-def _entry(study: Study, name: str, variant: VariantConfig, folder: Path) -> Entry:
-    manifest = read_manifest(folder)
+def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manifest: Manifest) -> Entry:
     where = folder / "method.yaml"
     encoder = variant.encoder or manifest.encoders.prefers
     if encoder not in manifest.encoders.supports:
@@ -253,6 +251,6 @@ def protocol(task: str, name: str) -> Any:
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise UserError(f"there is no protocol {name!r} for {task}", where=path, fix=f"use one of {known} or write it")
     try:
-        return tasks()[task].Protocol.model_validate({"name": name, **yaml.safe_load(path.read_text())})
+        return tasks()[task].Protocol.model_validate({"name": name, **read_yaml(path)})
     except ValidationError as error:
         raise UserError(describe(error), where=path, fix="see docs/protocols.md") from None

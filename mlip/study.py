@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mlip.errors import UserError
+from mlip.yaml_files import read_yaml
 
 
 class Strict(BaseModel):
@@ -214,13 +214,7 @@ def load_study(path: str | Path) -> Study:
     path = Path(path)
     if not path.is_file():
         raise UserError("there is no such study file", where=path, fix="name one of config/*.yaml")
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"is not valid YAML ({str(error).splitlines()[0]})", where=path, fix="correct the syntax"
-        ) from None
-    return parse_study(raw, where=path)
+    return parse_study(read_yaml(path), where=path)
 
 
 def parse_study(raw: Any, *, where: str | Path) -> Study:

@@ -16,6 +16,7 @@ from mlip.registry import Recipe, entries, method_folders, read_manifest, recipe
 from mlip.scaffold import check_baseline, new_baseline
 from mlip.study import Study, load_study, parse_study, write_study
 from mlip.training import schedule
+from mlip.yaml_files import read_yaml
 from tests.conftest import ROOT
 
 
@@ -114,3 +115,21 @@ def test_variant_is_a_row_with_its_own_switches() -> None:
     raw["methods"]["variants"] = {"mgca-vit": {"method": "mgca", "encoder": "vit"}}
     rows = entries(parse_study(raw, where="x.yaml"))
     assert rows["mgca-vit"].encoder == "vit" and rows["mgca"].encoder == "cnn"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("study: [one\n", "not valid YAML"),
+        ("- one\n", "holds no keys"),
+        ("", "holds no keys"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+    ],
+)
+def test_a_damaged_yaml_file_is_named(tmp_path: Path, content: str | bytes, problem: str) -> None:
+    path = tmp_path / "strict.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=rf"strict\.yaml: {problem}"):
+        read_yaml(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_yaml(tmp_path)

@@ -15,10 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mlip.errors import UserError
 from mlip.knowledge.graph import Entity, Graph, Kind, build_graph
+from mlip.yaml_files import read_yaml
 
 CHEST_FILE = Path(__file__).with_name("chest.yaml")
 IMAGING_BRANCH, ROOT_TERM = "HP:0031983", "HP:0000118"
@@ -89,7 +88,7 @@ def chest_graph(obo: Path | None = None) -> Graph:
 @cache
 def chest_facts() -> dict[str, Any]:
     """``chest.yaml`` as read."""
-    return yaml.safe_load(CHEST_FILE.read_text())
+    return read_yaml(CHEST_FILE)
 
 
 @cache
