@@ -120,10 +120,10 @@ def test_variant_is_a_row_with_its_own_switches() -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("study: [one\n", "not valid YAML"),
+        ("study: [one\n", "is not valid YAML"),
         ("- one\n", "holds no keys"),
         ("", "holds no keys"),
-        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"\xff\xfe\x00", "is not valid YAML"),
     ],
 )
 def test_a_damaged_yaml_file_is_named(tmp_path: Path, content: str | bytes, problem: str) -> None:
