@@ -52,6 +52,19 @@ def test_intervals_go_over_patients_and_differences_are_paired() -> None:
     assert prior["value"] < 0.05 and prior["over_centre"] == prior["over_centre_high"] == 0
 
 
+def test_intervals_do_not_depend_on_how_patients_are_called() -> None:
+    study = load_study(ROOT / "config" / "smoke.yaml")
+    rng = np.random.default_rng(0)
+    truth = rng.random((40, 6, 6)) < 0.3
+    found = {"any": rng.random(truth.shape), CENTRE: np.broadcast_to(centre_prior(6), truth.shape)}
+    question = Question("rsna", "Pneumonia", "There is pneumonia.")
+    number = np.repeat(np.arange(20), 2)
+    one, other = (
+        maps.measure(study, question, found, truth, names) for names in (number, (number * 7 % 20).astype(str))
+    )
+    pd.testing.assert_frame_equal(one, other)
+
+
 class Bright(Method):
     """Looks at the brightest pixels."""
 
