@@ -266,7 +266,7 @@ def draw(study: Study, title: str, panels: list[Panel], path: Path) -> None:
     with mpl.rc_context(mpl.rcParamsDefault | settings | {"backend": "agg"}):
         figure, axes = plt.subplots(
             1 + len(names), columns, squeeze=False, layout=ConstrainedLayoutEngine(h_pad=room),
-            figsize=(1.25 * columns + 0.9, 1.3 * (1 + len(names)) + 0.9),
+            figsize=(1.25 * columns + 0.9, (1.08 + 2 * room) * (1 + len(names)) + 0.9),
         )  # fmt: skip
         for ax in axes.flat:
             ax.set_axis_off()
