@@ -69,37 +69,42 @@ def extract(
     ------
     UserError : a store or the checkpoint is missing, or the method gives numbers that are not finite.
     """
-    from safetensors.numpy import save_file
-
     from mlip.checkpoints import load_method
-    from mlip.data.store import open_store
 
     method = load_method(study, entry, seed).to(device)
     for dataset in datasets:
-        store = open_store(paths.data(dataset))
-        count = len(store.records)
-        tensors: dict[str, np.ndarray] = {}
-        for positions, features in encode_images(
-            method, store.images, np.arange(count), device, f"{entry.name} {dataset}"
-        ):
-            for name in ("pooled", "joint"):
-                values = getattr(features, name).float().cpu().numpy()
-                if not np.isfinite(values).all():
-                    raise UserError(
-                        f"the {name} features of {dataset} are not finite",
-                        where=paths.pretrain(entry.name, seed),
-                        fix="look for a diverged loss in metrics.jsonl and train again",
-                    )
-                tensors.setdefault(name, np.empty((count, values.shape[1]), dtype=np.float32))[positions] = values
-        path = paths.features(entry.name, seed, dataset)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        about = {"method": entry.name, "seed": str(seed), "dataset": dataset, "store": fingerprint(store)}
-        try:
-            save_file(tensors, part, metadata=about)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        _extract_one(method, paths, entry, seed, dataset, device)
+
+
+def _extract_one(
+    method: Method, paths: StudyPaths, entry: Entry, seed: int, dataset: str, device: torch.device
+) -> None:
+    from safetensors.numpy import save_file
+
+    from mlip.data.store import open_store
+
+    store = open_store(paths.data(dataset))
+    count = len(store.records)
+    tensors: dict[str, np.ndarray] = {}
+    for positions, features in encode_images(method, store.images, np.arange(count), device, f"{entry.name} {dataset}"):
+        for name in ("pooled", "joint"):
+            values = getattr(features, name).float().cpu().numpy()
+            if not np.isfinite(values).all():
+                raise UserError(
+                    f"the {name} features of {dataset} are not finite",
+                    where=paths.pretrain(entry.name, seed),
+                    fix="look for a diverged loss in metrics.jsonl and train again",
+                )
+            tensors.setdefault(name, np.empty((count, values.shape[1]), dtype=np.float32))[positions] = values
+    path = paths.features(entry.name, seed, dataset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    about = {"method": entry.name, "seed": str(seed), "dataset": dataset, "store": fingerprint(store)}
+    try:
+        save_file(tensors, part, metadata=about)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_features(

@@ -33,10 +33,10 @@ def build_method(study: Study, entry: Entry, seed: int = 0) -> Method:
     paths = StudyPaths(study)
     tokenizer = Tokenizer.load(paths.tokenizer)
     image_encoder = build_image_encoder(study, entry, seed)
-    seed_everything(study.seed, "init-text", seed + entry.seed)
+    seed_everything(study.seed, "init-text", entry.training_seed(seed))
     text_encoder = TextEncoder(study.encoders.text, tokenizer.vocabulary)
     knowledge = Knowledge.load(paths.knowledge) if "knowledge" in entry.manifest.capabilities else None
-    seed_everything(study.seed, "init-heads", seed + entry.seed)
+    seed_everything(study.seed, "init-heads", entry.training_seed(seed))
     context = MethodContext(
         image_encoder, text_encoder, tokenizer, knowledge, dict(entry.params), dict(entry.components)
     )
@@ -46,7 +46,7 @@ def build_method(study: Study, entry: Entry, seed: int = 0) -> Method:
 def build_image_encoder(study: Study, entry: Entry, seed: int = 0) -> ImageEncoder:
     """A freshly initialised image encoder of the row's kind."""
     config = study.encoders.cnn if entry.encoder == "cnn" else study.encoders.vit
-    seed_everything(study.seed, "init-image", seed + entry.seed)
+    seed_everything(study.seed, "init-image", entry.training_seed(seed))
     return ImageEncoder(config, entry.encoder, study.image_size)
 
 

@@ -97,7 +97,11 @@ class Entry:
     components: dict[str, bool]
     params: dict[str, Any]
     title: str
-    seed: int = 0  # added to the pre-training seed
+    seed: int = 0
+
+    def training_seed(self, seed: int) -> int:
+        """What this row's training draws from where the study's pre-training seed is ``seed``."""
+        return seed + self.seed
 
 
 def read_manifest(folder: Path) -> Manifest:

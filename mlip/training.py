@@ -59,7 +59,7 @@ def pretrain(study: Study, entry: Entry, seed: int) -> None:
 class _Training:
     def __init__(self, study: Study, entry: Entry, seed: int, out: Path) -> None:
         self.study, self.entry, self.seed, self.out = study, entry, seed, out
-        self.randomness = seed + entry.seed
+        self.training_seed = entry.training_seed(seed)
         self.recipe: Recipe = recipe_of(entry, study)
         paths = StudyPaths(study)
         self.state_path = paths.training_state(entry.name, seed)
@@ -70,11 +70,11 @@ class _Training:
         method = build_method(study, entry, seed)
         knowledge = Knowledge.load(paths.knowledge) if "knowledge" in entry.manifest.capabilities else None
         self.batches = Batches(
-            pairs, study, method, knowledge, self.randomness, self.recipe.batch_size, self.recipe.epochs
+            pairs, study, method, knowledge, self.training_seed, self.recipe.batch_size, self.recipe.epochs
         )
         validation = Pairs(study, "val")
         self.validation = (
-            Batches(validation, study, method, knowledge, self.randomness, self.recipe.batch_size, 1).evaluation(
+            Batches(validation, study, method, knowledge, self.training_seed, self.recipe.batch_size, 1).evaluation(
                 VALIDATION_PAIRS
             )
             if len(validation)
@@ -113,7 +113,7 @@ class _Training:
     def _train_step(self) -> dict[str, Any]:
         step = self.step
         # Dropout and the like draw from the global state: seeding it by step makes resumption exact.
-        seed_everything(self.study.seed, "pretrain-step", self.randomness, step, self.fabric.global_rank)
+        seed_everything(self.study.seed, "pretrain-step", self.training_seed, step, self.fabric.global_rank)
         batch = self.batches.train(step, self.fabric.global_rank, self.fabric.world_size).to(self.fabric.device)
         lr = self.recipe.lr * schedule(step, self.batches.steps, self.recipe.warmup)
         for group in self.optimizer.param_groups:
@@ -151,7 +151,7 @@ class _Training:
         self.module.eval()
         totals: dict[str, float] = {}
         for batch in self.validation:
-            seed_everything(self.study.seed, "validation", self.randomness, batch.step)
+            seed_everything(self.study.seed, "validation", self.training_seed, batch.step)
             batch.generator.manual_seed(batch.generator.initial_seed())
             for name, term in self.module.losses(batch.to(self.fabric.device)).items():
                 totals[name] = totals.get(name, 0.0) + term.item() / len(self.validation)
@@ -248,7 +248,7 @@ def _digest(study: Study, entry: Entry, recipe: Recipe, seed: int, pairs: Pairs)
         "entry": [entry.encoder, entry.components, entry.params],
         "code": code_of(entry),
         "pairs": [len(pairs), int(pairs.rows.sum())],
-        "seed": seed + entry.seed,
+        "seed": entry.training_seed(seed),
     }
     facts["study"]["pretrain"].pop("checkpoint_seconds")
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -267,7 +267,7 @@ def _write_card(out: Path, study: Study, entry: Entry, seed: int, method: Method
         "status": entry.manifest.status,
         "encoder": entry.encoder,
         "study": study.study,
-        "seed": seed + entry.seed,
+        "seed": entry.training_seed(seed),
         **facts,
         "components": entry.components,
         "params": entry.params,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import shutil
 import sys
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -24,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mlip.data.records import Reader, Record
 from mlip.errors import UserError
+from mlip.workers import forked
 
 CHUNK = 64  # images decoded between two entries of the resume journal
 
@@ -126,14 +126,11 @@ def _run_chunks(
         # Reports are not needed to decode and would only be copied between processes.
         return job, start, [replace(r, report="") for r in records[rows]], mask_rows[rows].tolist()
 
-    # OpenCV's threads do not survive a fork: a child that finds them started waits for them for ever.
-    cv2.setNumThreads(1)
     if workers <= 1 or len(todo) <= 1:
         for start in todo:
             yield start, _decode_chunk(*chunk(start))
         return
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+    with forked(min(workers, len(todo))) as pool:
         # A bounded number in flight: the queue must not hold the pickles of a whole data set.
         running: dict[Future[list[dict[str, Any]]], int] = {}
         ahead = iter(todo)

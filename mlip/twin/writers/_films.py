@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +26,7 @@ from mlip.twin.findings import Drawn, Plan, draw
 from mlip.twin.hospital import hospital
 from mlip.twin.radiograph import Film, expose
 from mlip.twin.report import Sentence
+from mlip.workers import forked
 
 README = """VIRTUAL PATIENTS. Every film here was computed from one warped chest CT (see docs/twin.md); no person is shown.
 The layout is that of {layout}. truth.parquet says what was drawn; readers of the data set never open it.
@@ -91,15 +90,13 @@ def take_films(
         )
     for parent in sorted({(folder / job.path).parent for job in jobs}):
         parent.mkdir(parents=True, exist_ok=True)
-    # OpenCV's threads do not survive a fork: a child that finds them started waits for them for ever.
-    cv2.setNumThreads(1)
     blocks = [list(jobs[i : i + 32]) for i in range(0, len(jobs), 32)]
     taken: list[Taken] = []
     with progress() as bar:
         task = bar.add_task(title, total=len(jobs))
         if workers > 1 and len(blocks) > 1:
             # Forked workers share the anatomies that were just read.
-            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
+            with forked(workers) as pool:
                 for block in pool.map(_take_block, [(folder, anatomy_path, b, save) for b in blocks]):
                     taken += block
                     bar.advance(task, len(block))
@@ -112,6 +109,7 @@ def take_films(
 
 def _take_block(work: tuple[Path, Path, list[Job], Save]) -> list[Taken]:
     folder, anatomy_path, jobs, save = work
+    cv2.setNumThreads(1)
     taken = []
     # The workers are the parallelism: BLAS threads beneath them halve the rate.
     with threadpool_limits(1):
