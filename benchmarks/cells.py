@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import statistics
-from benchmarks.metrics import METRICS
-from benchmarks.predictions import Predictions, failure_path, failure_reason
-from benchmarks.predictions import read_predictions as read_predictions
-from benchmarks.predictions import write_predictions as write_predictions
-from benchmarks.task import MetricSpec, Task
-from benchmarks.weighted import Undefined
-from mlip import planning, registry
+from benchmarks import plan as planning
+from benchmarks.scores import statistics
+from benchmarks.scores.metrics import METRICS
+from benchmarks.scores.predictions import Predictions, failure_path, failure_reason
+from benchmarks.scores.predictions import read_predictions as read_predictions
+from benchmarks.scores.predictions import write_predictions as write_predictions
+from benchmarks.scores.weighted import Undefined
+from benchmarks.tasks.catalogue import tasks
+from benchmarks.tasks.shared.task import MetricSpec, Task
 from mlip.errors import UserError
+from mlip.methods import Entry, entries
 from mlip.paths import StudyPaths
-from mlip.registry import Entry
 from mlip.seeding import generator
 from mlip.study import Study
 
@@ -77,9 +78,9 @@ class Block:
 
 def blocks(study: Study) -> list[Block]:
     """The blocks of a study in the order of its configuration."""
-    found, entries = [], registry.entries(study)
+    found, known = [], entries(study)
     for name, config, protocol_name, protocol in planning.task_protocols(study):
-        task = registry.tasks()[name]
+        task = tasks()[name]
         plan: dict[int, list[int]] = {}
         for fraction, draw in task.plan(protocol, config):
             plan.setdefault(fraction, []).append(draw)
@@ -91,7 +92,7 @@ def blocks(study: Study) -> list[Block]:
                     where=f"protocol {protocol_name}",
                     fix="give each its own",
                 )
-            found.append(Block(task, name, protocol, protocol_name, dataset, specs, plan, rows(study, entries, task)))
+            found.append(Block(task, name, protocol, protocol_name, dataset, specs, plan, rows(study, known, task)))
     return found
 
 

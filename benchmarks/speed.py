@@ -33,7 +33,7 @@ def loader() -> str:
     """Batches out of the memory-mapped store against decoding the files anew, 224 px."""
     import cv2
 
-    from mlip.data.batches import load, to_tensor
+    from mlip.data.pixels import load, to_tensor
 
     count, size = 2000, 224
     rng = np.random.default_rng(0)
@@ -108,7 +108,7 @@ def transport() -> str:
     import ot
     import torch
 
-    from mlip.losses.transport import entropic_plan
+    from mlip.isbi24.transport import entropic_plan
 
     cost = torch.rand(256, 98, 6, generator=torch.Generator().manual_seed(0))
     a, b = torch.full((256, 98), 1 / 98), torch.full((256, 6), 1 / 6)

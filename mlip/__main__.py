@@ -1,10 +1,10 @@
 import sys
 
-from mlip.warm import forward
+from mlip.run.warm import forward
 
 status = forward(sys.argv[1:])
 if status is None:
-    from mlip.cli import main
+    from mlip.run.cli import main
 
     main()
 else:

@@ -1,6 +1,6 @@
 """What a method is: a folder with a ``method.yaml`` and a ``model.py`` that holds one :class:`Method`.
 
-The training loop (``mlip/training.py``) knows nothing but this file; so do the transfer tasks. Shapes: B reports or
+The training loop (``mlip/pretraining/loop.py``) knows nothing but this file; so do the transfer tasks. Shapes: B reports or
 images, L word pieces (padded), W words, S sentences, P = h*w patches, D encoder widths, E joint width.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,24 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from mlip.data.text import Report
     from mlip.encoders.image import ImageEncoder
     from mlip.encoders.text import TextEncoder
-    from mlip.encoders.tokenisation import Tokenizer
-    from mlip.knowledge import Knowledge
-
-
-@dataclass
-class TokenBatch:
-    """Word pieces of B texts, right-padded to the longest: [CLS] pieces [SEP] [PAD]..."""
-
-    input_ids: Tensor  # [B, L] int64
-    attention_mask: Tensor  # [B, L] int64, 1 = not padding
-    word_ids: Tensor  # [B, L] int64: index 0.. of the word a piece belongs to, -1 for [CLS], [SEP], [PAD]
-    sentence_ids: Tensor  # [B, L] int64: index 0.. of the sentence of a piece, -1 for [CLS], [SEP], [PAD]
-
-    def to(self, device: torch.device | str) -> TokenBatch:
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+    from mlip.knowledge.entities import Knowledge
+    from mlip.text.reports import Report
+    from mlip.text.tokenisation import TokenBatch, Tokenizer
 
 
 @dataclass
@@ -149,7 +136,7 @@ class Method(nn.Module, ABC):
         """Those terms of :meth:`losses` that see the pairs through their joint embeddings [B, E] alone, by name.
 
         What they do to two patients with equal findings can be read from their gradient
-        (``benchmarks/false_negatives.py``). {} where a method has no such term.
+        (``benchmarks/analyses/false_negatives.py``). {} where a method has no such term.
         """
         return {}
 

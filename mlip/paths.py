@@ -6,6 +6,8 @@ from pathlib import Path
 
 from mlip.study import Study
 
+ROOT = Path(__file__).resolve().parent.parent  # the checkout
+
 
 class StudyPaths:
     """Where each stage of a study reads and writes. All paths are relative to the folder Snakemake runs in."""

@@ -18,7 +18,7 @@ from mlip.paths import StudyPaths
 from mlip.study import Study
 
 if TYPE_CHECKING:
-    from mlip.registry import Entry
+    from mlip.methods import Entry
 
 
 def anatomy(study: Study, threads: int) -> None:
@@ -31,7 +31,7 @@ def anatomy(study: Study, threads: int) -> None:
 
 def twin(study: Study, dataset: str, threads: int) -> None:
     """One virtual hospital, in the real layout of its data set."""
-    from mlip.registry import twin_writers
+    from mlip.twin.catalogue import twin_writers
 
     assert study.twin is not None
     known(study, "virtual hospital", dataset, study.twin.datasets)
@@ -67,46 +67,47 @@ def audit(study: Study) -> None:
 
 def tokenizer(study: Study) -> None:
     """The word-piece vocabulary: trained on the training reports, or the pre-trained encoder's own."""
-    from mlip.encoders.tokenisation import Tokenizer, train_tokenizer
+    from mlip.text.tokenisation import Tokenizer, train_tokenizer
 
     config, folder = study.encoders.text, StudyPaths(study).tokenizer
     if config.pretrained:
         Tokenizer.pretrained(config.pretrained, config.max_tokens).save(folder)
         return
-    from mlip.data.pairs import Pairs
+    from mlip.pretraining.batches import Pairs
 
     texts = [report.text for report in Pairs(study, "train").reports]
     train_tokenizer(texts, config.vocabulary, config.max_tokens).save(folder)
 
 
 def knowledge(study: Study) -> None:
-    from mlip.knowledge import build_knowledge
+    from mlip.knowledge.entities import build_knowledge
 
     build_knowledge(study.knowledge, study.seed).save(StudyPaths(study).knowledge)
 
 
 def pretrain(study: Study, method: str, seed: int) -> None:
-    from mlip.training import pretrain as train
+    from mlip.pretraining.loop import pretrain as train
 
     train(study, _row(study, method), seed)
 
 
 def features(study: Study, method: str, seed: int) -> None:
     """Frozen features of one row on every data set that a task wants them of."""
-    from benchmarks.features import extract
+    from benchmarks.plan import feature_sets
+    from benchmarks.tasks.shared.features import extract
     from mlip.devices import best_device
-    from mlip.planning import feature_sets
 
     extract(study, StudyPaths(study), _row(study, method), seed, feature_sets(study), best_device(study.device))
 
 
 def evaluate(study: Study, task: str, protocol: str, dataset: str, method: str, seed: int) -> None:
     """One predictions file. A failure leaves ``*.failed.json``, which the tables print as the cell's reason."""
-    from benchmarks.predictions import failure_path, write_predictions
-    from benchmarks.task import EvalJob
+    from benchmarks.plan import resolve_protocol
+    from benchmarks.scores.predictions import failure_path, write_predictions
+    from benchmarks.tasks.catalogue import tasks
+    from benchmarks.tasks.shared.task import EvalJob
     from mlip.devices import best_device
-    from mlip.planning import resolve_protocol
-    from mlip.registry import entries, tasks
+    from mlip.methods import entries
 
     known(study, "task", task, study.tasks)
     paths, found, rows = StudyPaths(study), tasks()[task], entries(study)
@@ -148,7 +149,7 @@ def evaluate(study: Study, task: str, protocol: str, dataset: str, method: str, 
 
 def maps(study: Study, method: str, seed: int) -> None:
     """Where one row looks on test films: a figure and its numbers."""
-    from benchmarks.maps import write_maps
+    from benchmarks.analyses.maps import write_maps
     from mlip.devices import best_device
 
     write_maps(study, _row(study, method), seed, best_device(study.device))
@@ -156,7 +157,7 @@ def maps(study: Study, method: str, seed: int) -> None:
 
 def false_negatives(study: Study) -> None:
     """How the rows treat different patients with equal findings."""
-    from benchmarks.false_negatives import write_page
+    from benchmarks.analyses.false_negatives import write_page
     from mlip.devices import best_device
 
     write_page(study, best_device(study.device))
@@ -164,13 +165,13 @@ def false_negatives(study: Study) -> None:
 
 def tables(study: Study) -> None:
     """Tables and leaderboard from whatever predictions exist."""
-    from benchmarks.tables import build_tables
+    from benchmarks.report.tables import build_tables
 
     build_tables(study)
 
 
 def _row(study: Study, name: str) -> Entry:
-    from mlip.registry import entries
+    from mlip.methods import entries
 
     rows = entries(study)
     known(study, "row", name, rows)
@@ -188,5 +189,5 @@ def limit_threads(threads: int) -> None:
     """Keep BLAS and OpenMP to the cores Snakemake gave the job; the variables count where numpy and torch come later."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
-    if "torch" in sys.modules:  # a job of a warm server (mlip/warm.py)
+    if "torch" in sys.modules:  # a job of a warm server (mlip/run/warm.py)
         sys.modules["torch"].set_num_threads(threads)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlip import contract_checks
-from mlip.contract_checks import tiny_batch, tiny_method
-from mlip.knowledge import Knowledge, build_knowledge
-from mlip.registry import Entry, entries, method_folders, read_manifest
+from mlip.knowledge.entities import Knowledge, build_knowledge
+from mlip.manifest import read_manifest
+from mlip.methods import Entry, entries, method_folders
+from mlip.run import contract_checks
+from mlip.run.contract_checks import tiny_batch, tiny_method
 from mlip.seeding import seed_everything
 from mlip.study import KnowledgeConfig, load_study
 from tests.conftest import ROOT

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlip import registry, seeding
+from mlip import methods, seeding
 from mlip.errors import UserError
-from mlip.registry import Recipe, entries, method_folders, read_manifest, recipe_of
-from mlip.scaffold import check_baseline, new_baseline
+from mlip.manifest import Recipe, read_manifest
+from mlip.methods import entries, method_folders, recipe_of
+from mlip.pretraining.loop import schedule
+from mlip.run.scaffold import check_baseline, new_baseline
 from mlip.study import Study, load_study, parse_study, write_study
-from mlip.training import schedule
 from mlip.yaml_files import read_yaml
 from tests.conftest import ROOT
 
@@ -83,7 +84,7 @@ def test_every_method_passes_the_contract(name: str) -> None:
 
 def test_new_baseline_trains_as_scaffolded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = new_baseline("my-method", tmp_path / "baselines")
-    monkeypatch.setattr(registry, "METHOD_FOLDERS", (tmp_path / "baselines",))
+    monkeypatch.setattr(methods, "METHOD_FOLDERS", (tmp_path / "baselines",))
     method_folders.cache_clear()
     try:
         assert list(check_baseline("my-method"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mlip.registry import method_folders, read_manifest
+from mlip.manifest import read_manifest
+from mlip.methods import method_folders
 
 
 @pytest.mark.parametrize("name", method_folders())

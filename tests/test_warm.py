@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlip import warm
+from mlip.run import warm
 from tests.conftest import ROOT
 
 # Only the libraries are left out, so that the test is quick.

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures, TokenBatch
-from mlip.data.text import join_sentences
+from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures
 from mlip.errors import UserError
 from mlip.losses.contrastive import convirt_loss
+from mlip.text.reports import join_sentences
+from mlip.text.tokenisation import TokenBatch
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlip.data.text import Report
+    from mlip.text.reports import Report
 
 POOLINGS = ("max", "mean", "cls")
 

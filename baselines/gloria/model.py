@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures, TokenBatch
-from mlip.data.text import join_sentences
+from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures
 from mlip.encoders.text import aggregate_words
 from mlip.errors import UserError
 from mlip.losses.contrastive import global_losses
 from mlip.losses.local_alignment import gloria_attention, gloria_local_losses, gloria_local_similarity
+from mlip.text.reports import join_sentences
+from mlip.text.tokenisation import TokenBatch
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlip.data.text import Report
+    from mlip.text.reports import Report
 
 WHERE = "baselines/gloria/method.yaml"
 

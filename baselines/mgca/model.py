@@ -8,13 +8,14 @@ from dataclasses import replace
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures, TokenBatch
+from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures
 from mlip.encoders.image import ImageOutput
 from mlip.encoders.text import TextOutput, aggregate_words, pool_text
 from mlip.errors import UserError
 from mlip.losses.contrastive import instance_loss
 from mlip.losses.local_alignment import clipped_weights, mgca_local, token_attention
 from mlip.losses.prototypes import swapped_prediction
+from mlip.text.tokenisation import TokenBatch
 
 
 class MGCA(Method):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlip.losses.divergence import band_hinge, distribution_divergence
+from mlip.cvpr24.distinct import band_hinge, distribution_divergence
 
 
 class DivergenceEncoder(nn.Module):

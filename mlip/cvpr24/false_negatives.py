@@ -1,7 +1,7 @@
 """False negatives: other patients with the same findings, whom plain InfoNCE pushes away.
 
 The seed's Figure 1 says that MLIP tells them from true negatives and brings them closer; it does not say how. Here the
-overlap of linked knowledge entities softens the contrast's targets; ``benchmarks/false_negatives.py`` measures the effect.
+overlap of linked knowledge entities softens the contrast's targets; ``benchmarks/analyses/false_negatives.py`` measures the effect.
 """
 
 from __future__ import annotations

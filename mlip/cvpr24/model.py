@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures, TokenBatch, entity_table
+from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures, entity_table
 from mlip.cvpr24.divergence import DivergenceEncoder, divergence_loss
 from mlip.cvpr24.false_negatives import knowledge_overlap, soft_info_nce, soft_targets
+from mlip.cvpr24.fusion import TuckerFusion
 from mlip.cvpr24.knowledge_alignment import (
     EntityEmbeddings,
     Prototypes,
@@ -24,9 +25,9 @@ from mlip.cvpr24.proxies import FusionEncoder, hard_negatives, swap_texts
 from mlip.encoders.image import ImageOutput
 from mlip.encoders.text import TextOutput, aggregate_words, pool_text
 from mlip.errors import UserError
-from mlip.losses.fusion import TuckerFusion
 from mlip.losses.local_alignment import clipped_weights, mgca_local, token_attention
 from mlip.losses.prototypes import swapped_prediction
+from mlip.text.tokenisation import TokenBatch
 
 CHOICES = {
     "divergence_form": ("band", "kl"),

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mlip.data.text import join_sentences
+from mlip.text.reports import join_sentences
 
 if TYPE_CHECKING:
-    from mlip.data.text import Report
+    from mlip.text.reports import Report
 
 
 class FusionEncoder(nn.Module):

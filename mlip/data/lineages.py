@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from mlip.data import siim
-from mlip.data.files import need_folder, read_lines
+from mlip.data.catalogue import resolve
+from mlip.data.formats.files import need_folder, read_lines
 from mlip.data.privacy import hash_id, read_salt
-from mlip.data.store import Store, resolve
+from mlip.data.readers import siim
+from mlip.data.store import Store
 from mlip.errors import UserError
 from mlip.paths import StudyPaths
 from mlip.seeding import generator

@@ -13,15 +13,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
+from mlip.data.catalogue import resolve
 from mlip.data.decode import DecodeJob, decode_all, drop_rows, prepare
 from mlip.data.privacy import hash_id, read_salt
-from mlip.data.records import Reader, ReaderOptions, Record
+from mlip.data.records import Reader, Record
 from mlip.errors import UserError
 from mlip.paths import StudyPaths
-from mlip.registry import readers
-from mlip.study import Study, describe
+from mlip.study import Study
 
 
 @dataclass(frozen=True)
@@ -65,35 +64,6 @@ def open_store(folder: Path) -> Store:
     categories = [list(names) for names in records["box_categories"]]
     records = records.assign(boxes=pd.Series(boxes, dtype=object), box_categories=pd.Series(categories, dtype=object))
     return Store(folder, images, masks, records, manifest)
-
-
-def resolve(study: Study, name: str) -> tuple[Reader, ReaderOptions]:
-    """The reader of a data set and its validated options.
-
-    Raises
-    ------
-    UserError : the data set, the reader or an option is unknown.
-    """
-    if name not in study.datasets:
-        raise UserError(
-            f"does not define the data set {name!r}", where=study.study, fix=f"one of {sorted(study.datasets)}"
-        )
-    config = study.datasets[name]
-    known = readers()
-    if config.reader not in known:
-        raise UserError(
-            f"datasets.{name}.reader: there is no reader {config.reader!r}",
-            where=study.study,
-            fix=f"one of {sorted(known)}",
-        )
-    reader = known[config.reader]
-    try:
-        return reader, reader.Options.model_validate(config.options)
-    except ValidationError as error:
-        keys = ", ".join(reader.Options.model_fields) or "none"
-        raise UserError(
-            f"datasets.{name}.options: {describe(error)}", where=study.study, fix=f"its options are: {keys}"
-        ) from None
 
 
 def build_store(name: str, study: Study, workers: int) -> None:

@@ -8,10 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mlip.contract import TokenBatch
-from mlip.encoders.tokenisation import no_pretrained, pretrained_source
 from mlip.errors import UserError
 from mlip.study import TextEncoderConfig
+from mlip.text.tokenisation import TokenBatch, no_pretrained, pretrained_source
 
 
 @dataclass

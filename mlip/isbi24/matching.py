@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mlip.losses.transport import entropic_plan, ipot_plan
+from mlip.isbi24.transport import entropic_plan, ipot_plan
 
 CHUNK = 1 << 18  # plan entries solved at once: on a CPU they should stay in the cache
 CHUNK_GPU = 1 << 24

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures, TokenBatch
-from mlip.data.text import join_sentences
+from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures
 from mlip.encoders.text import aggregate_sentences, pool_text
 from mlip.errors import UserError
 from mlip.isbi24.integrity import MAX_SCALE, SemanticIntegrity, integrity_contrast
@@ -25,9 +24,11 @@ from mlip.isbi24.masking import (
     visible_mask,
 )
 from mlip.isbi24.matching import matched_distances, matching_contrast, transport_distances
+from mlip.text.reports import join_sentences
+from mlip.text.tokenisation import TokenBatch
 
 if TYPE_CHECKING:
-    from mlip.data.text import Report
+    from mlip.text.reports import Report
 
 WHERE = "mlip/isbi24/method.yaml"
 CHOICES = {

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlip.data.text import sentence_spans
 from mlip.knowledge import scopes
 from mlip.knowledge.graph import GAP, Graph
 from mlip.knowledge.scopes import Certainty, Hit
 from mlip.knowledge.words import TOKEN, lemma, normalise
+from mlip.text.reports import sentence_spans
 
 Trie = dict[str, Any]  # word -> Trie; END -> what a phrase ending here means
 END = ""

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from mlip.contract import Method
-from mlip.contract_checks import tiny_batch, tiny_method
-from mlip.registry import ROOT, Entry, read_manifest
+from mlip.manifest import read_manifest
+from mlip.methods import Entry
+from mlip.paths import ROOT
+from mlip.run.contract_checks import tiny_batch, tiny_method
 
 __all__ = ["build", "entry", "tiny_batch", "total"]
 
@@ -33,6 +35,6 @@ def build(name: str, encoder: str = "cnn", **overrides: dict[str, Any]) -> Metho
 
 
 def total(method: Method, terms: dict[str, Tensor]) -> Tensor:
-    """The training loss, as ``mlip.training`` forms it."""
+    """The training loss, as ``mlip.pretraining.loop`` forms it."""
     weights = method.loss_weights()
     return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mlip.contract_checks import run_contract
 from mlip.errors import UserError
-from mlip.registry import ROOT, read_manifest
+from mlip.manifest import read_manifest
+from mlip.paths import ROOT
+from mlip.run.contract_checks import run_contract
 from tests.baselines.helpers import build, entry, tiny_batch, total
 
 TRAINED = ("convirt", "gloria", "mgca")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mlip.data.text import Report, split_sentences
 from mlip.errors import UserError
+from mlip.text.reports import Report, split_sentences
 from tests.baselines.helpers import build, tiny_batch, total
 
 

@@ -14,12 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.features import fingerprint
-from benchmarks.task import EvalJob, with_budget
+from benchmarks.tasks.catalogue import read_protocol, tasks
+from benchmarks.tasks.shared.features import fingerprint
+from benchmarks.tasks.shared.task import EvalJob, with_budget
 from mlip.data.splits import content_hash
 from mlip.data.store import open_store
+from mlip.manifest import Manifest
+from mlip.methods import Entry
 from mlip.paths import StudyPaths
-from mlip.registry import Entry, Manifest, protocol, tasks
 from mlip.study import Study, parse_study
 
 SIDE = 8
@@ -128,7 +130,7 @@ class World:
             study=self.study,
             paths=self.paths,
             task=config,
-            protocol=with_budget(protocol(task, protocol_name), config),
+            protocol=with_budget(read_protocol(task, protocol_name), config),
             protocol_name=protocol_name,
             dataset=dataset,
             method=method or self.entry.name,
@@ -184,7 +186,7 @@ def fake_method(monkeypatch: pytest.MonkeyPatch) -> Any:
     import torch
     from torch import Tensor, nn
 
-    import mlip.checkpoints
+    import mlip.pretraining.checkpoints
     from mlip.contract import ImageFeatures, Method, TextFeatures
 
     class FakeMethod(Method):
@@ -213,5 +215,5 @@ def fake_method(monkeypatch: pytest.MonkeyPatch) -> Any:
             return TextFeatures(joint=nn.functional.normalize(values, dim=-1))
 
     method = FakeMethod().eval()
-    monkeypatch.setattr(mlip.checkpoints, "load_method", lambda study, entry, seed: method)
+    monkeypatch.setattr(mlip.pretraining.checkpoints, "load_method", lambda study, entry, seed: method)
     return method

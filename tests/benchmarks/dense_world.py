@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks.task import EvalJob, Task, with_budget
-from mlip import registry
+from benchmarks.tasks.catalogue import read_protocol
+from benchmarks.tasks.shared.task import EvalJob, Task, with_budget
 from mlip.encoders.image import ImageEncoder
 from mlip.paths import StudyPaths
 from mlip.seeding import seed_everything
@@ -89,7 +89,7 @@ def encoder(config: Study, kind: str) -> ImageEncoder:
 
 def job(task: Task, config: Study, method: str = "x", protocol: str = "strict", **budget: Any) -> EvalJob:
     task_config = config.tasks[task.name].model_copy(update={"budget": budget})
-    resolved = with_budget(registry.protocol(task.name, protocol), task_config)
+    resolved = with_budget(read_protocol(task.name, protocol), task_config)
     paths = StudyPaths(config)
     return EvalJob(
         study=config, paths=paths, task=task_config, protocol=resolved, protocol_name=protocol, dataset="squares",
@@ -100,4 +100,4 @@ def job(task: Task, config: Study, method: str = "x", protocol: str = "strict", 
 
 def give_encoder(monkeypatch: pytest.MonkeyPatch, model: ImageEncoder) -> None:
     """Let `load_image_encoder` return this encoder instead of a checkpoint's."""
-    monkeypatch.setattr("mlip.checkpoints.load_image_encoder", lambda study, entry, seed: model)
+    monkeypatch.setattr("mlip.pretraining.checkpoints.load_image_encoder", lambda study, entry, seed: model)

@@ -24,7 +24,7 @@ from benchmarks.cells import (
     write_cells,
     write_predictions,
 )
-from benchmarks.task import MetricSpec, Protocol, Task
+from benchmarks.tasks.shared.task import MetricSpec, Protocol, Task
 from mlip.errors import UserError
 from mlip.paths import StudyPaths
 from mlip.study import Study, parse_study
@@ -138,8 +138,8 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) 
     tasks = {"probe": Probe(), "direct": Direct()}
     quirks = ["the metric is averaged twice"]
     protocol = lambda task, name: Protocol(name=name, title=f"Plain {task}", lineage="nobody 1999", quirks=quirks)  # noqa: E731
-    monkeypatch.setattr("mlip.registry.method_folders", lambda: folders)
-    for module in ("mlip.registry", "mlip.planning"):
+    monkeypatch.setattr("mlip.methods.method_folders", lambda: folders)
+    for module in ("mlip.methods", "benchmarks.plan"):
         monkeypatch.setattr(f"{module}.tasks", lambda: tasks)
         monkeypatch.setattr(f"{module}.protocol", protocol)
     dataset = {"reader": "rsna", "root": str(tmp_path / "raw")}

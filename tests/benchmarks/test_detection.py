@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks.detection import TASK
-from benchmarks.metrics import METRICS
-from mlip import registry
+from benchmarks.scores.metrics import METRICS
+from benchmarks.tasks.catalogue import read_protocol
+from benchmarks.tasks.detection import TASK
 from mlip.errors import UserError
 from tests.benchmarks import dense_world as world
 
@@ -58,17 +58,17 @@ def test_detector_learns_planted_squares_and_leaves_the_encoder_alone(kind, tmp_
 
 @pytest.mark.parametrize("kind", ["cnn", "vit"])
 def test_detector_is_detectron2_and_cached_maps_equal_images(kind, tmp_path: Path) -> None:
-    from benchmarks.dense.features import EncoderMaps, FrozenFeatures
-    from benchmarks.detection.backbone import EncoderBackbone, SimpleFeaturePyramid
-    from benchmarks.detection.model import Detector, build_retinanet
-    from mlip.data.batches import to_tensor
+    from benchmarks.tasks.detection.backbone import EncoderBackbone, SimpleFeaturePyramid
+    from benchmarks.tasks.detection.model import Detector, build_retinanet
+    from benchmarks.tasks.shared.dense.features import EncoderMaps, FrozenFeatures
+    from mlip.data.pixels import to_tensor
 
     from detectron2.modeling import Backbone  # isort: skip  (importable after the compatibility module)
     from detectron2.modeling.backbone.fpn import FPN
     from detectron2.modeling.meta_arch.retinanet import RetinaNet
 
     config = world.study(tmp_path)
-    protocol = registry.protocol("detection", "strict")
+    protocol = read_protocol("detection", "strict")
     maps = EncoderMaps(world.encoder(config, kind), world.SIZE, protocol.levels)
     net = build_retinanet(maps, protocol, 2)
     assert isinstance(net, RetinaNet) and isinstance(net.backbone.bottom_up, EncoderBackbone)
@@ -114,8 +114,8 @@ def test_prior_box_knows_the_place_but_not_the_image(tmp_path: Path) -> None:
 
 
 def test_prior_boxes_of_one_place_are_that_place() -> None:
-    from benchmarks.detection.boxes import ImageBoxes
-    from benchmarks.detection.prior import prior_boxes
+    from benchmarks.tasks.detection.boxes import ImageBoxes
+    from benchmarks.tasks.detection.prior import prior_boxes
 
     box = ImageBoxes(np.array([[10.0, 20, 30, 5]]), np.array([1]))
     empty = ImageBoxes(np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
@@ -139,7 +139,7 @@ def test_best_val_keeps_the_best_weights(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_check_names_what_does_not_fit(tmp_path: Path) -> None:
-    protocol = registry.protocol("detection", "strict")
+    protocol = read_protocol("detection", "strict")
     TASK.check(protocol, "squares", world.study(tmp_path))
     with pytest.raises(UserError, match="has no boxes"):
         TASK.check(protocol, "squares", world.study(tmp_path, reader="siim"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.detection.boxes import ImageBoxes, coco_results
-from benchmarks.detection.matching import evaluate, mean_average_precision, outcomes
-from benchmarks.metrics import METRICS
+from benchmarks.scores.metrics import METRICS
+from benchmarks.tasks.detection.boxes import ImageBoxes, coco_results
+from benchmarks.tasks.detection.matching import evaluate, mean_average_precision, outcomes
 
 IOUS = [0.5, 0.4, 0.45, 0.55, 0.6, 0.65, 0.7, 0.75]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.features import extract, read_features
+from benchmarks.tasks.shared.features import extract, read_features
 from mlip.errors import UserError
 
 

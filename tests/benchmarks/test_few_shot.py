@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.classification import load_cohort
-from benchmarks.few_shot import TASK, shots
+from benchmarks.tasks.few_shot import TASK, shots
+from benchmarks.tasks.shared.classification import load_cohort
 from mlip.errors import UserError
 
 COUNT = 400

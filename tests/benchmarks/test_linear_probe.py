@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-import benchmarks.linear_probe as module
-from benchmarks.linear_probe import TASK
-from benchmarks.metrics import METRICS
-from benchmarks.probes import (
+import benchmarks.tasks.linear_probe as module
+from benchmarks.scores.metrics import METRICS
+from benchmarks.tasks.catalogue import read_protocol
+from benchmarks.tasks.linear_probe import TASK
+from benchmarks.tasks.shared.probes import (
     Logistic,
     choose_strength,
     fit_logistic,
@@ -20,7 +21,6 @@ from benchmarks.probes import (
     standardise,
 )
 from mlip.errors import UserError
-from mlip.registry import protocol
 
 COUNT, WIDTH = 500, 16
 FAST = {"kind": "adamw", "lr": 0.01, "weight_decay": 1e-6, "batch_size": 48, "epochs": 3, "patience": 2}
@@ -64,9 +64,9 @@ def test_planted_signal_is_found_and_the_constant_is_beaten(rsna, name):
     if name == "strict":  # mgca-2022 sees the raw scales: a signal on the smallest feature is out of its reach, a quirk
         assert auroc(frame, 100) > 0.88 and auroc(frame, 1) > 0.7
     cell = frame[(frame.fraction == 100)]
-    for spec in TASK.metrics(protocol("linear_probe", name), "rsna"):
+    for spec in TASK.metrics(read_protocol("linear_probe", name), "rsna"):
         assert 0 <= METRICS[spec.key].value(cell, spec.args) <= 1
-    first = TASK.metrics(protocol("linear_probe", name), "rsna")[0]
+    first = TASK.metrics(read_protocol("linear_probe", name), "rsna")[0]
     assert METRICS[first.key].value(cell, first.args) == pytest.approx(auroc(frame, 100))
 
 
@@ -76,7 +76,7 @@ def test_adamw_finds_a_signal_of_ordinary_scale(world, rng):
     y = rng.integers(0, 2, COUNT)
     world.store("rsna", {"Pneumonia": y})
     world.features("rsna", rng.normal(size=(COUNT, WIDTH)) + 2.0 * y[:, None] * (np.arange(WIDTH) == 0))
-    solver = {**protocol("linear_probe", "mgca-2022").solver.model_dump(), "lr": 0.02}
+    solver = {**read_protocol("linear_probe", "mgca-2022").solver.model_dump(), "lr": 0.02}
     assert auroc(world.run("linear_probe", "rsna", "mgca-2022", solver=solver), 100) > 0.88
 
 
@@ -188,7 +188,7 @@ def test_one_class_of_several(world, rng, name):
 
 def test_labels_in_one_subset_only(world, rng):
     """`among`: COVID-19 is told from other pneumonias, films without pneumonia take no part."""
-    from benchmarks.classification import Target
+    from benchmarks.tasks.shared.classification import Target
 
     records = pd.DataFrame({"label.COVID-19": [1, 0, 0, np.nan], "label.Pneumonia": [1, 1, 0, 1]})
     answers = Target(labels=["COVID-19"], among="Pneumonia").answers(records)["COVID-19"]
@@ -196,10 +196,10 @@ def test_labels_in_one_subset_only(world, rng):
 
 
 def test_unfit_protocol_is_refused_before_anything_runs(world):
-    TASK.check(protocol("linear_probe", "strict"), "rsna", world.study)
+    TASK.check(read_protocol("linear_probe", "strict"), "rsna", world.study)
     with pytest.raises(UserError, match=r"mgca-2022\.yaml.*siim"):
-        TASK.check(protocol("linear_probe", "mgca-2022"), "siim", world.study)
-    foreign = protocol("linear_probe", "strict")
+        TASK.check(read_protocol("linear_probe", "mgca-2022"), "siim", world.study)
+    foreign = read_protocol("linear_probe", "strict")
     foreign.datasets["rsna"].labels[:] = ["Mass effect"]
     with pytest.raises(UserError, match="'Mass effect' on rsna"):
         TASK.check(foreign, "rsna", world.study)

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import maps
-from benchmarks.maps import CENTRE, OUTLINES, Question, centre_prior, enlarge, pixel_auroc, pointing, questions
+from benchmarks.analyses import maps
+from benchmarks.analyses.maps import CENTRE, OUTLINES, Question, centre_prior, enlarge, pixel_auroc, pointing, questions
 from mlip.contract import Method
-from mlip.contract_checks import tiny_batch, tiny_method
-from mlip.registry import Entry, entries, method_folders, read_manifest
+from mlip.manifest import read_manifest
+from mlip.methods import Entry, entries, method_folders
+from mlip.run.contract_checks import tiny_batch, tiny_method
 from mlip.study import load_study
 from tests.benchmarks.conftest import SIDE, World
 from tests.conftest import ROOT
@@ -87,7 +88,7 @@ def test_figure_and_numbers_of_a_row(world: World, monkeypatch: pytest.MonkeyPat
     )
     method = Bright.__new__(Bright)
     torch.nn.Module.__init__(method)
-    monkeypatch.setattr("mlip.checkpoints.load_method", lambda *_: method)
+    monkeypatch.setattr("mlip.pretraining.checkpoints.load_method", lambda *_: method)
     world.study.tasks["zero_shot"].datasets = ["siim"]
     world.study.results = world.paths.work / "results"
     shown: list[np.ndarray] = []

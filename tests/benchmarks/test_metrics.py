@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
-from benchmarks.metrics import METRICS
-from benchmarks.statistics import multiplicities
-from benchmarks.weighted import Undefined
+from benchmarks.scores.metrics import METRICS
+from benchmarks.scores.statistics import multiplicities
+from benchmarks.scores.weighted import Undefined
 
 LABELS = ("Edema", "Pneumonia", "Pneumothorax")
 
@@ -89,7 +89,7 @@ def test_blocks_of_resamples_do_not_change_the_result(rng, monkeypatch):
     units, ids = pd.factorize(frame["patient_id"])
     weights = multiplicities(len(ids), 50, rng)
     whole = METRICS["auroc"].resample(frame, units, weights)[1]
-    monkeypatch.setattr("benchmarks.weighted.BLOCK", 7 * 90)
+    monkeypatch.setattr("benchmarks.scores.weighted.BLOCK", 7 * 90)
     np.testing.assert_array_equal(METRICS["auroc"].resample(frame, units, weights)[1], whole)
 
 

@@ -7,10 +7,10 @@ import re
 import pandas as pd
 import pytest
 
-from benchmarks import published
 from benchmarks.cells import compute
-from benchmarks.published import COLUMNS, compare, matching_title, read_published, section
-from benchmarks.task import MetricSpec
+from benchmarks.report import published
+from benchmarks.report.published import COLUMNS, compare, matching_title, read_published, section
+from benchmarks.tasks.shared.task import MetricSpec
 from mlip.errors import UserError
 from tests.benchmarks.test_cells import make_world
 

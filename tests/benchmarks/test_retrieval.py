@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.metrics import METRICS
-from benchmarks.retrieval import TASK, build_pool, ranks
-from mlip.data.text import parse_report
+from benchmarks.scores.metrics import METRICS
+from benchmarks.tasks.catalogue import read_protocol
+from benchmarks.tasks.retrieval import TASK, build_pool, ranks
 from mlip.errors import UserError
-from mlip.registry import protocol
+from mlip.text.reports import parse_report
 
 STUDIES = 90
 
@@ -83,7 +83,7 @@ def test_ranks_equal_a_sort(mimic, fake_method):
         "the case must be neither trivial nor chance"
     )
     pd.testing.assert_frame_equal(frame, mimic.run("retrieval", "mimic"), check_exact=True)
-    for spec in TASK.metrics(protocol("retrieval", "strict"), "mimic"):
+    for spec in TASK.metrics(read_protocol("retrieval", "strict"), "mimic"):
         expected = np.mean(np.array([forward, backward]) < spec.args["k"])
         assert METRICS[spec.key].value(frame, spec.args) == pytest.approx(expected)
 
@@ -117,4 +117,4 @@ def test_reports_are_required(world, rng, fake_method):
     with pytest.raises(UserError, match="0 different reports"):
         world.run("retrieval", "mimic")
     with pytest.raises(UserError, match=r"retrieval/strict\.yaml.*rsna"):
-        TASK.check(protocol("retrieval", "strict"), "rsna", world.study)
+        TASK.check(read_protocol("retrieval", "strict"), "rsna", world.study)

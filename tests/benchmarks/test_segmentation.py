@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks.metrics import METRICS
-from benchmarks.segmentation import TASK
-from mlip import registry
+from benchmarks.scores.metrics import METRICS
+from benchmarks.tasks.catalogue import read_protocol
+from benchmarks.tasks.segmentation import TASK
 from mlip.errors import UserError
 from tests.benchmarks import dense_world as world
 
@@ -47,11 +47,11 @@ def test_decoder_learns_planted_squares_and_leaves_the_encoder_alone(kind, goal,
 def test_decoders_are_smp() -> None:
     from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 
-    from benchmarks.dense.features import EncoderMaps
-    from benchmarks.segmentation.model import ProgressiveUpsampling, Segmenter
+    from benchmarks.tasks.segmentation.model import ProgressiveUpsampling, Segmenter
+    from benchmarks.tasks.shared.dense.features import EncoderMaps
 
     config = world.study(Path("unused"))
-    protocol = registry.protocol("segmentation", "strict")
+    protocol = read_protocol("segmentation", "strict")
     for kind, expected in (("cnn", UnetDecoder), ("vit", ProgressiveUpsampling)):
         maps = EncoderMaps(world.encoder(config, kind), world.SIZE)
         model = Segmenter(maps, protocol, world.SIZE)
@@ -61,7 +61,7 @@ def test_decoders_are_smp() -> None:
 
 
 def test_mgca_loss_is_ten_focal_minus_log_dice() -> None:
-    from benchmarks.segmentation.losses import FocalDice
+    from benchmarks.tasks.segmentation.losses import FocalDice
 
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 1, 8, 8, generator=generator)
@@ -70,13 +70,13 @@ def test_mgca_loss_is_ten_focal_minus_log_dice() -> None:
     right = torch.where(truth > 0, p, 1 - p)
     focal = (-((1 - right) ** 2) * right.log()).mean()
     dice = (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)
-    criterion = FocalDice(registry.protocol("segmentation", "mgca-2022"))
+    criterion = FocalDice(read_protocol("segmentation", "mgca-2022"))
     assert criterion(logits, truth).item() == pytest.approx((10 * focal - dice.log()).item(), rel=1e-5)
     nothing = torch.zeros_like(truth)
     assert criterion(logits, nothing) > criterion(logits - 5, nothing), (
         "false pixels cost also where there is no finding"
     )
-    ours = FocalDice(registry.protocol("segmentation", "strict"))
+    ours = FocalDice(read_protocol("segmentation", "strict"))
     assert ours(logits, truth).item() == pytest.approx((10 * focal + 1 - dice).item(), rel=1e-5)
 
 
@@ -100,7 +100,7 @@ def test_mean_mask_beats_nothing_and_is_the_same_everywhere(tmp_path: Path) -> N
 
 
 def test_mean_mask_takes_the_level_with_the_best_training_dice() -> None:
-    from benchmarks.segmentation.prior import mean_mask
+    from benchmarks.tasks.segmentation.prior import mean_mask
 
     masks = np.zeros((4, 4, 4), dtype=np.uint8)
     masks[:3, :2] = 1  # three times the upper half, once with a corner more
@@ -120,7 +120,7 @@ def test_validation_selects_and_stops(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_check_refuses_a_data_set_without_masks(tmp_path: Path) -> None:
-    protocol = registry.protocol("segmentation", "strict")
+    protocol = read_protocol("segmentation", "strict")
     TASK.check(protocol, "squares", world.study(tmp_path))
     with pytest.raises(UserError, match="has no masks"):
         TASK.check(protocol, "squares", world.study(tmp_path, reader="object_cxr"))

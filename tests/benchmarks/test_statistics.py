@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.statistics import better, combine, interval, multiplicities, tied_ranks
+from benchmarks.scores.statistics import better, combine, interval, multiplicities, tied_ranks
 
 
 def test_multiplicities_are_resamples_of_the_same_size(rng):

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.predictions import failure_path, read_predictions, write_predictions
-from benchmarks.tables import build_tables, letter
+from benchmarks.report.tables import build_tables, letter
+from benchmarks.scores.predictions import failure_path, read_predictions, write_predictions
 from tests.benchmarks.test_cells import NOTE, World, make_world
 
 
@@ -165,7 +165,7 @@ def test_figures_show_something(full):
 
 def test_cost_is_a_page_of_its_own(tmp_path, monkeypatch):
     world = make_world(tmp_path, monkeypatch)
-    monkeypatch.setattr("benchmarks.figures.draw", lambda *_: None)  # slow, and not looked at here
+    monkeypatch.setattr("benchmarks.report.figures.draw", lambda *_: None)  # slow, and not looked at here
     card(world, "alpha", 123.0)
     build_tables(world.study)
     rows = table((world.paths.results / "cost.md").read_text(), "# Pre-training cost")
@@ -176,7 +176,7 @@ def test_cost_is_a_page_of_its_own(tmp_path, monkeypatch):
 
 def test_failures_are_printed_and_do_not_stop_the_tables(tmp_path, monkeypatch):
     world = make_world(tmp_path, monkeypatch)
-    monkeypatch.setattr("benchmarks.figures.draw", lambda *_: None)  # slow, and not looked at here
+    monkeypatch.setattr("benchmarks.report.figures.draw", lambda *_: None)  # slow, and not looked at here
     for method in ("alpha", "gamma", "noise"):
         world.predict("probe", "rsna", method)
     path = world.paths.predictions("probe", "plain", "rsna", "beta", 0)

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.metrics import METRICS
-from benchmarks.prompts import PROMPTS, sample
-from benchmarks.zero_shot import TASK, ZeroShotProtocol, pool, probabilities
+from benchmarks.scores.metrics import METRICS
+from benchmarks.tasks.catalogue import read_protocol
+from benchmarks.tasks.shared.prompts import PROMPTS, sample
+from benchmarks.tasks.zero_shot import TASK, ZeroShotProtocol, pool, probabilities
 from mlip.errors import UserError
-from mlip.registry import protocol
 
 COUNT = 100
 FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
@@ -25,7 +25,7 @@ def rsna(world, rng, fake_method):
     images[:, 0, 0] = np.where(y == 1, 250, 5)
     world.store("rsna", {"Pneumonia": y}, images=images)
     for name in ("strict", "biovil", "chexzero", "maco-2024"):
-        for prompts in protocol("zero_shot", name).prompts_for("rsna").values():
+        for prompts in read_protocol("zero_shot", name).prompts_for("rsna").values():
             for side, sign in ((prompts.positive, 1), (prompts.negative, -1)):
                 for text in side:
                     fake_method.table[text] = sign * np.eye(8)[0] + 0.3 * rng.normal(size=8)
@@ -57,14 +57,14 @@ def expected_score(name, image, positive, negative):
 def test_scores_are_the_protocols(rsna, fake_method, name):
     frame = rsna.run("zero_shot", "rsna", name)
     image, test = embeddings(rsna, "rsna")
-    prompts = protocol("zero_shot", name).prompts_for("rsna")["Pneumonia"]
+    prompts = read_protocol("zero_shot", name).prompts_for("rsna")["Pneumonia"]
     positive, negative = (
         unit(np.stack([fake_method.table[t] for t in side])) for side in (prompts.positive, prompts.negative)
     )
     score = expected_score(name, image, positive, negative)
     np.testing.assert_allclose(frame.p, 1 / (1 + np.exp(-score)), atol=1e-6)
     assert roc_auc_score(frame.y, frame.p) > 0.95
-    for spec in TASK.metrics(protocol("zero_shot", name), "rsna"):
+    for spec in TASK.metrics(read_protocol("zero_shot", name), "rsna"):
         assert 0.8 < METRICS[spec.key].value(frame, spec.args) <= 1
     assert list(frame.columns) == ["image_id", "patient_id", "fraction", "draw", "label", "y", "p"]
     assert len(frame) == test.sum() == fake_method.images_seen, "only test images may be encoded"
@@ -98,7 +98,7 @@ def test_five_classes(world, rng, fake_method, name):
     # CheXpert leaves what is not mentioned empty.
     labels = {c: np.where(y == i, 1.0, np.nan) for i, c in enumerate(FIVE)}
     world.store("chexpert_5x200", labels, images=images, parts=np.full(COUNT, "test"))
-    chosen = protocol("zero_shot", name).prompts_for("chexpert_5x200")
+    chosen = read_protocol("zero_shot", name).prompts_for("chexpert_5x200")
     for i, label in enumerate(FIVE):
         for text in chosen[label].positive:
             fake_method.table[text] = np.eye(8)[i] + 0.2 * rng.normal(size=8)
@@ -109,7 +109,7 @@ def test_five_classes(world, rng, fake_method, name):
     assert len(wide) == COUNT and (wide["y"].sum(axis=1) == 1).all()
     np.testing.assert_allclose(wide["p"].sum(axis=1), 1, atol=1e-9)
     assert (wide["y"].idxmax(axis=1) == wide["p"].idxmax(axis=1)).mean() > 0.9
-    accuracy = TASK.metrics(protocol("zero_shot", name), "chexpert_5x200")[0]
+    accuracy = TASK.metrics(read_protocol("zero_shot", name), "chexpert_5x200")[0]
     assert METRICS[accuracy.key].value(frame, accuracy.args) > 0.9
     if name == "gloria-2021":
         image, _ = embeddings(world, "chexpert_5x200")
@@ -161,7 +161,7 @@ def test_gloria_pools_have_the_published_sizes():
 
 
 def test_templates_of_the_literature():
-    maco = protocol("zero_shot", "maco-2024")
+    maco = read_protocol("zero_shot", "maco-2024")
     assert maco.prompts_for("rsna")["Pneumonia"].positive == ["There is lung opacity. "]
     assert maco.prompts_for("rsna")["Pneumonia"].negative == [
         "the lung is clear. ",
@@ -170,16 +170,19 @@ def test_templates_of_the_literature():
         "no evidence of lung opacity. ",
     ]
     assert [len(s) for s in vars(maco.prompts_for("siim")["Pneumothorax"]).values()] == [2, 5]
-    assert vars(protocol("zero_shot", "chexzero").prompts_for("siim")["Pneumothorax"]) == {
+    assert vars(read_protocol("zero_shot", "chexzero").prompts_for("siim")["Pneumothorax"]) == {
         "positive": ["Pneumothorax"],
         "negative": ["no Pneumothorax"],
     }
-    assert [len(s) for s in vars(protocol("zero_shot", "biovil").prompts_for("rsna")["Pneumonia"]).values()] == [4, 4]
+    assert [len(s) for s in vars(read_protocol("zero_shot", "biovil").prompts_for("rsna")["Pneumonia"]).values()] == [
+        4,
+        4,
+    ]
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_protocol_has_prompts_for_all_it_scores(name):
-    rules = protocol("zero_shot", name)
+    rules = read_protocol("zero_shot", name)
     for dataset in rules.datasets:
         assert set(rules.prompts_for(dataset)) == set(rules.datasets[dataset].labels)
         assert TASK.metrics(rules, dataset)
@@ -187,8 +190,8 @@ def test_every_protocol_has_prompts_for_all_it_scores(name):
 
 def test_what_does_not_fit_is_refused(world):
     with pytest.raises(UserError, match=r"biovil\.yaml.*siim"):
-        TASK.check(protocol("zero_shot", "biovil"), "siim", world.study)
-    rules = protocol("zero_shot", "biovil").model_dump()
+        TASK.check(read_protocol("zero_shot", "biovil"), "siim", world.study)
+    rules = read_protocol("zero_shot", "biovil").model_dump()
     rules["datasets"] = {"siim": {"labels": ["Pneumothorax"]}}
     with pytest.raises(UserError, match="no prompts for 'Pneumothorax'"):
         TASK.check(ZeroShotProtocol.model_validate(rules), "siim", world.study)

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 
 from mlip.contract import Batch, Method, MethodContext
-from mlip.data.text import parse_report
 from mlip.encoders.image import ImageEncoder
 from mlip.encoders.text import TextEncoder
-from mlip.encoders.tokenisation import train_tokenizer
-from mlip.registry import ROOT, method_class, read_manifest
+from mlip.manifest import read_manifest
+from mlip.methods import method_class
+from mlip.paths import ROOT
 from mlip.seeding import generator, torch_generator
 from mlip.study import ImageEncoderConfig, TextEncoderConfig
+from mlip.text.reports import parse_report
+from mlip.text.tokenisation import train_tokenizer
 
 SIZE = 48
 REPORTS = [
@@ -85,6 +87,6 @@ def make_batch(method: Method, step: int = 0) -> Batch:
 
 
 def total(method: Method, terms: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The training loss, as ``mlip.training`` forms it."""
+    """The training loss, as ``mlip.pretraining.loop`` forms it."""
     weights = method.loss_weights()
     return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks.false_negatives import closeness, pair_groups
+from benchmarks.analyses.false_negatives import closeness, pair_groups
+from mlip.cvpr24.distinct import band_hinge, distribution_divergence
 from mlip.cvpr24.divergence import DivergenceEncoder, divergence_loss
 from mlip.cvpr24.false_negatives import knowledge_overlap, soft_info_nce, soft_targets
+from mlip.cvpr24.fusion import TuckerFusion
 from mlip.cvpr24.knowledge_alignment import Prototypes, VocabularyAttention, WordKnowledge, entity_contrast, report_mean
 from mlip.cvpr24.proxies import FusionEncoder, hard_negatives, swap_texts
-from mlip.data.text import Report, split_sentences
 from mlip.losses.contrastive import info_nce
-from mlip.losses.divergence import band_hinge, distribution_divergence
-from mlip.losses.fusion import TuckerFusion
 from mlip.seeding import torch_generator
+from mlip.text.reports import Report, split_sentences
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from mlip.data.catalogue import readers
 from mlip.data.records import Reader, Record
-from mlip.registry import readers, twin_writers
 from mlip.study import TwinConfig
 from mlip.twin.anatomy import build_anatomies
+from mlip.twin.catalogue import twin_writers
 
 EXPECTED = Path(__file__).with_suffix(".json")
 HOSPITALS = {

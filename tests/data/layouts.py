@@ -13,8 +13,8 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from mlip.data.formats.rle import encode
 from mlip.data.labels import CHEXPERT_LABELS
-from mlip.data.rle import encode
 from mlip.study import Study, parse_study
 
 FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlip.data.batches import augment, batches, load, to_tensor
+from mlip.data.pixels import augment, batches, load, to_tensor
 
 
 def test_to_tensor_values() -> None:

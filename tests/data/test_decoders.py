@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
-from mlip.data.dicom import read_dicom
-from mlip.data.files import read_grey
-from mlip.data.rle import decode, decode_all, encode
+from mlip.data.formats.dicom import read_dicom
+from mlip.data.formats.files import read_grey
+from mlip.data.formats.rle import decode, decode_all, encode
 from mlip.errors import UserError
 from tests.data.layouts import dicom, film, write_dicom, write_image
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mlip.cli import app
-from mlip.data import rsna
-from mlip.data.doctor import doctor, precheck, render
+from mlip.data.readers import rsna
 from mlip.errors import UserError
+from mlip.run.cli import app
+from mlip.run.doctor import doctor, precheck, render
 from mlip.study import write_study
 from tests.data.layouts import study_of, write_mimic, write_rsna, write_siim
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlip.registry import readers
+from mlip.data.catalogue import readers
 from tests.data.golden import EXPECTED, GREY, coarse, summary, write_fixtures
 
 NAMES = sorted(readers())

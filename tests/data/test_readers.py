@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlip.data.chexpert import COMPETITION
-from mlip.data.covid_chestxray import findings
+from mlip.data.catalogue import readers
+from mlip.data.readers.chexpert import COMPETITION
+from mlip.data.readers.covid_chestxray import findings
 from mlip.data.records import Reader, Record
 from mlip.errors import UserError
-from mlip.registry import readers
 from tests.data.layouts import WRITERS, siim_masks, write_chexpert, write_image, write_mimic
 
 

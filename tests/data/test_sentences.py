@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlip.data.text import Report, split_sentences
+from mlip.text.reports import Report, split_sentences
 
 
 @pytest.mark.parametrize(

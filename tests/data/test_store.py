@@ -180,7 +180,8 @@ def test_a_repaired_film_is_decoded_again(tmp_path: Path) -> None:
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from mlip.data import decode, siim, store
+from mlip.data import decode, store
+from mlip.data.readers import siim
 from mlip.study import load_study
 decode.CHUNK = 4
 load = siim.Siim.load_image

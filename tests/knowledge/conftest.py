@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlip.knowledge import Knowledge, build_knowledge
+from mlip.knowledge.entities import Knowledge, build_knowledge
 from mlip.study import KnowledgeConfig
 
 

@@ -10,8 +10,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from mlip.errors import UserError
-from mlip.knowledge import Entity, Knowledge, build_knowledge
 from mlip.knowledge.embedding import TransE, distance, embed
+from mlip.knowledge.entities import Entity, Knowledge, build_knowledge
 from mlip.knowledge.graph import RELATIONS, build_graph
 from mlip.knowledge.hpo import chest_graph, read_obo
 from mlip.study import KnowledgeConfig

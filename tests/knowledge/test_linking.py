@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from mlip.data.text import parse_report
-from mlip.knowledge import Knowledge
+from mlip.knowledge.entities import Knowledge
+from mlip.text.reports import parse_report
 from tests.text.iu import iu_reports
 
 P, A, U = "present", "absent", "uncertain"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from mlip.data.text import parse_report
-from mlip.knowledge import Knowledge
+from mlip.knowledge.entities import Knowledge
 from mlip.seeding import generator
+from mlip.text.reports import parse_report
 from mlip.twin.hospital import hospital
 from mlip.twin.patients import CHEXPERT, make_patient
 from mlip.twin.report import WrittenReport, write_report

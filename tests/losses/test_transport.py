@@ -4,7 +4,7 @@ import ot
 import pytest
 import torch
 
-from mlip.losses.transport import cosine_cost, entropic_plan, ipot_distance, ipot_plan
+from mlip.isbi24.transport import cosine_cost, entropic_plan, ipot_distance, ipot_plan
 
 SIZES = ((40, 6), (25, 4), (1, 1))
 

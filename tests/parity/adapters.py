@@ -10,8 +10,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from benchmarks import dice
-from mlip.losses import contrastive, local_alignment, transport
+from benchmarks.scores import dice
+from mlip.isbi24 import transport
+from mlip.losses import contrastive, local_alignment
 from mlip.losses import prototypes as prototype_losses
 
 Arrays = dict[str, np.ndarray]

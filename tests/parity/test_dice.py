@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torchmetrics.functional.segmentation import dice_score
 
-from benchmarks.dice import counts, dice_from_counts, dice_mgca2022
+from benchmarks.scores.dice import counts, dice_from_counts, dice_mgca2022
 
 
 def test_empty_truth_scores_by_the_convention_asked_for() -> None:

@@ -9,11 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
 
-from mlip.contract import TokenBatch
 from mlip.encoders.text import TextEncoder, aggregate_sentences, aggregate_words
-from mlip.encoders.tokenisation import Tokenizer, train_tokenizer
 from mlip.errors import UserError
 from mlip.study import TextEncoderConfig
+from mlip.text.tokenisation import TokenBatch, Tokenizer, train_tokenizer
 
 TEXTS = [
     "No pleural effusion . The heart is enlarged .",

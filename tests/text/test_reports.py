@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlip.data.text import Report, parse_report, split_sentences
+from mlip.text.reports import Report, parse_report, split_sentences
 from tests.text.iu import iu_reports
 
 MIMIC = """                                 FINAL REPORT

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlip.data.text import parse_report
-from mlip.encoders.tokenisation import SPECIAL, Tokenizer, train_tokenizer
 from mlip.errors import UserError
+from mlip.text.reports import parse_report
+from mlip.text.tokenisation import SPECIAL, Tokenizer, train_tokenizer
 
 TEXTS = [
     "Right upper lobe nodule of 2.5 cm . No pneumothorax .",
@@ -67,7 +67,7 @@ def test_pieces_that_the_text_lacks(tokenizer: Tokenizer) -> None:
 
 def test_training_is_deterministic_across_processes(tokenizer: Tokenizer) -> None:
     code = (
-        "import sys; from mlip.encoders.tokenisation import train_tokenizer;"
+        "import sys; from mlip.text.tokenisation import train_tokenizer;"
         "t = train_tokenizer(eval(sys.argv[1]), 120, 32); print(sorted(t.backend.get_vocab().items()))"
     )
     other = subprocess.run([sys.executable, "-c", code, repr(TEXTS[::-1])], capture_output=True, text=True, check=True)

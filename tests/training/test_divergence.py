@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mlip.contract import Batch
-from mlip.registry import entries
+from mlip.methods import entries
+from mlip.pretraining.loop import _Training
 from mlip.seeding import torch_generator
-from mlip.training import _Training
 from tests.training.conftest import Trainer
 
 EVERY = 10  # steps

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from mlip.contract import Batch, MethodContext
-from mlip.contract_checks import reports
 from mlip.encoders.image import ImageEncoder
 from mlip.encoders.text import TextEncoder
-from mlip.encoders.tokenisation import train_tokenizer
-from mlip.knowledge import build_knowledge
-from mlip.registry import entries, method_class, recipe_of
+from mlip.knowledge.entities import build_knowledge
+from mlip.methods import entries, method_class, recipe_of
+from mlip.pretraining.loop import _decay_groups
+from mlip.run.contract_checks import reports
 from mlip.seeding import generator, seed_everything, torch_generator
 from mlip.study import KnowledgeConfig, load_study
-from mlip.training import _decay_groups
+from mlip.text.tokenisation import train_tokenizer
 from tests.conftest import ROOT
 
 STUDY = load_study(ROOT / "config" / "paper.yaml")

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from mlip.methods import Entry, entries
 from mlip.paths import StudyPaths
-from mlip.registry import Entry, entries
+from mlip.pretraining.loop import pretrain
 from mlip.study import Study
-from mlip.training import pretrain
 from tests.training.conftest import Trainer
 
 

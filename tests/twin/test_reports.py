@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mlip.data.text import parse_report
 from mlip.errors import UserError
 from mlip.seeding import generator
+from mlip.text.reports import parse_report
 from mlip.twin.hospital import hospital
 from mlip.twin.patients import CHEXPERT, FINDINGS, patients_until, truth_labels
 from mlip.twin.report import Sentence, WrittenReport, write_report

@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlip.data.catalogue import readers
 from mlip.errors import UserError
-from mlip.registry import ROOT, readers, twin_writers
+from mlip.paths import ROOT
 from mlip.study import load_study
+from mlip.twin.catalogue import twin_writers
 from mlip.twin.patients import truth_labels
 from mlip.twin.sheet import EXAMPLES, contact_sheet
 from mlip.twin.writers._films import take_film, whole_folder
@@ -145,7 +147,7 @@ def test_rsna(raw, anatomy_path):
 
 @pytest.mark.parametrize(("form", "tolerance"), [("plain", 0), ("inverted", 0), ("deep", 1), ("rescaled", 1)])
 def test_every_spelling_of_dicom_gives_the_same_film(tmp_path, rng, form, tolerance):
-    from mlip.data.dicom import read_dicom
+    from mlip.data.formats.dicom import read_dicom
     from mlip.twin.writers._dicom import write_dicom
 
     image = rng.integers(0, 256, (33, 31)).astype(np.uint8)

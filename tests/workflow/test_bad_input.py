@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.plan import precheck
 from mlip.errors import UserError
-from mlip.planning import precheck
 from mlip.study import load_study, parse_study
 from tests.conftest import ROOT
 from tests.workflow.conftest import snakemake, write_config

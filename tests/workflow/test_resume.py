@@ -82,8 +82,8 @@ def test_killed_training_continues_and_ends_with_the_same_weights(smoke: Run, tm
 
 def test_state_of_another_configuration_is_not_continued(smoke: Run, tmp_path: Path) -> None:
     study, _ = _twin_of(smoke, tmp_path)
-    from mlip.registry import entries
-    from mlip.training import _Training
+    from mlip.methods import entries
+    from mlip.pretraining.loop import _Training
 
     out = StudyPaths(study).pretrain(ROW, 0)
     out.mkdir(parents=True)

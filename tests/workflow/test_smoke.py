@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks.plan import evaluations
+from benchmarks.tasks.catalogue import tasks
+from mlip.methods import entries
 from mlip.paths import StudyPaths
-from mlip.planning import evaluations
-from mlip.registry import entries, tasks
 from tests.workflow.conftest import Run, snakemake
 
 pytestmark = pytest.mark.study
@@ -85,7 +86,7 @@ def test_tables_come_from_predictions_alone(smoke: Run, tmp_path: Path) -> None:
     """Tables are recomputed, byte for byte, after every checkpoint, feature and image is gone."""
     import shutil
 
-    from benchmarks.tables import build_tables
+    from benchmarks.report.tables import build_tables
 
     paths = StudyPaths(smoke.study)
     moved = smoke.study.model_copy(update={"work": tmp_path / "work", "results": tmp_path / "results"})

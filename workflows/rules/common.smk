@@ -9,12 +9,14 @@ sys.path.insert(0, str(Path(workflow.basedir).resolve()))
 sys.path.insert(0, str(Path(workflow.basedir).resolve().parent))
 
 try:
-    from benchmarks import false_negatives
-    from benchmarks import maps as film_maps
-    from mlip import planning, warm
+    from benchmarks.analyses import false_negatives
+    from benchmarks.analyses import maps as film_maps
+    from benchmarks import plan as planning
+    from mlip.run import warm
     from mlip.errors import UserError
     from mlip.paths import StudyPaths
-    from mlip.registry import entries, tasks
+    from benchmarks.tasks.catalogue import tasks
+    from mlip.methods import entries
     from mlip.study import parse_study, write_study
 except ImportError as error:
     raise WorkflowError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mlip.data.rle import encode
+from mlip.data.formats.rle import encode
 from mlip.seeding import generator
 from mlip.twin.hospital import hospital as hospital_named
 from mlip.twin.patients import make_patient

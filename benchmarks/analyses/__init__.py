@@ -1,0 +1,1 @@
+"""Looks at the trained rows beside the cells: maps, false negatives."""

@@ -1,5 +1,0 @@
-"""Detection: boxes by a Detectron2 RetinaNet whose backbone is a method's frozen image encoder."""
-
-from benchmarks.detection.task import DetectionTask
-
-TASK = DetectionTask()

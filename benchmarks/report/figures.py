@@ -1,0 +1,147 @@
+"""Figures of a study: per task one small multiple for each protocol and data set, values with their intervals.
+
+Where a task has several label fractions, a panel is the label-efficiency curve; else a dot for each row. Colours are
+Okabe and Ito's, each with its own marker, so that the lines can be told apart without seeing colour. The files hold no
+date and no version: the same cells give the same bytes on the same machine.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from benchmarks.cells import Block, Results, Row, fraction_name
+from benchmarks.report.tables import note, row_name
+from mlip.study import Study
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+GREY = ("#555555", "#8A8A8A", "#B0B0B0")
+PANEL = (3.6, 2.9)  # inches
+
+
+def file_name(task: str) -> str:
+    return f"{task}.png"
+
+
+def draw(study: Study, results: Results, folder: Path) -> None:
+    """Write ``<task>.png`` for every task; a panel without values says what is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in study.tasks:
+        _figure(study, results.cells, [b for b in results.blocks if b.task_name == name], folder / file_name(name))
+
+
+def _figure(study: Study, cells: pd.DataFrame, blocks: list[Block], path: Path) -> None:
+    protocols = list(dict.fromkeys(b.protocol_name for b in blocks))
+    datasets = list(dict.fromkeys(b.dataset for b in blocks))
+    curves = len(blocks[0].plan) > 1
+    height = PANEL[1] if curves else max(PANEL[1], 0.32 * len(blocks[0].rows) + 1)
+    styles = _styles(blocks[0].rows)
+    settings: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
+    with mpl.rc_context(mpl.rcParamsDefault | settings | {"backend": "agg"}):
+        figure, axes = plt.subplots(
+            len(protocols), len(datasets), squeeze=False, layout="constrained",
+            figsize=(PANEL[0] * len(datasets) + (1.9 if curves else 1.5), height * len(protocols) + 0.5),
+        )  # fmt: skip
+        for block in blocks:
+            ax = axes[protocols.index(block.protocol_name), datasets.index(block.dataset)]
+            own = cells[
+                (cells["task"] == block.task_name) & (cells["protocol"] == block.protocol_name)
+                & (cells["dataset"] == block.dataset) & (cells["metric"] == block.specs[0].title)
+            ]  # fmt: skip
+            (_curves if curves else _dots)(ax, block, own, styles)
+            protocol = f" ({block.protocol_name})" if len(protocols) > 1 else ""
+            ax.set_title(f"{block.dataset}: {block.specs[0].title}{protocol}", loc="left")
+            if not (own["status"] == "ok").any():
+                ax.text(
+                    0.5, 0.5, "nothing computed yet", transform=ax.transAxes, ha="center", va="center", color=GREY[0]
+                )
+        if curves:
+            handles = {
+                label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+            }
+            named = {row_name(row): handles[row_name(row)] for row in blocks[0].rows if row_name(row) in handles}
+            if named:
+                figure.legend(named.values(), named.keys(), loc="outside right center", frameon=False)
+        else:
+            for ax in axes[:, 1:].flat:
+                ax.tick_params(labelleft=False)
+        heading = textwrap.fill(f"{blocks[0].task.title}. {note(study)}", int(15 * figure.get_figwidth()))
+        figure.suptitle(heading, x=0.01, ha="left", fontsize=9)
+        figure.savefig(path, dpi=130, metadata={"Software": None})
+        plt.close(figure)
+
+
+def _styles(rows: list[Row]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line of each row; controls are grey and dashed."""
+    styles: dict[str, dict[str, Any]] = {}
+    methods = [r for r in rows if not r.control]
+    for k, row in enumerate(methods):
+        styles[row.name] = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)], "linestyle": "-"}
+    for k, row in enumerate(r for r in rows if r.control):
+        dashes = ("--", ":", "-.")[k % 3]
+        styles[row.name] = {"color": GREY[k % len(GREY)], "marker": MARKERS[-1 - k % len(MARKERS)], "linestyle": dashes}
+    return styles
+
+
+def _curves(ax: Axes, block: Block, cells: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> None:
+    """Value against fraction; fractions are equally spaced, rows are shifted a little so that intervals stay legible."""
+    places = {fraction: k for k, fraction in enumerate(sorted(block.plan))}
+    shifts = np.linspace(-0.16, 0.16, len(block.rows))
+    for row, shift in zip(block.rows, shifts, strict=True):
+        own = cells[(cells["method"] == row.name) & (cells["status"] == "ok")].sort_values("fraction")
+        if own.empty:
+            continue
+        value, low, high = (100 * own[c].to_numpy(dtype=float) for c in ("value", "ci_low", "ci_high"))
+        spread = np.maximum(np.stack([value - low, high - value]), 0)
+        ax.errorbar(
+            own["fraction"].map(places) + shift, value, yerr=spread, label=row_name(row), markersize=4.5, linewidth=1.3,
+            elinewidth=0.9, capsize=1.5, zorder=2 if row.control else 3, **styles[row.name],
+        )  # fmt: skip
+    ax.set_xticks(list(places.values()), [fraction_name(block.task, f) for f in places])
+    ax.set_xlim(-0.35, len(places) - 0.65)
+    ax.set_xlabel("labels used" if block.task.fraction_unit == "%" else "labels per class")
+    ax.grid(axis="y", color="#E4E4E4", linewidth=0.7)
+    ax.set_axisbelow(True)
+
+
+def _dots(ax: Axes, block: Block, cells: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> None:
+    """One line per row, first row on top."""
+    for place, row in enumerate(block.rows):
+        own = cells[(cells["method"] == row.name) & (cells["status"] == "ok")]
+        if own.empty:
+            other = cells.loc[cells["method"] == row.name, "status"]
+            ax.text(
+                0.01,
+                place,
+                "".join(other.head(1)),
+                transform=ax.get_yaxis_transform(),
+                va="center",
+                color=GREY[1],
+                fontsize=8,
+            )
+            continue
+        value, low, high = (100 * float(own[c].iloc[0]) for c in ("value", "ci_low", "ci_high"))
+        spread = [[max(value - low, 0)], [max(high - value, 0)]]
+        ax.errorbar(
+            value,
+            place,
+            xerr=spread,
+            markersize=6,
+            elinewidth=1.2,
+            capsize=2,
+            **{**styles[row.name], "linestyle": "none"},
+        )
+    ax.set_yticks(range(len(block.rows)), [row_name(row) for row in block.rows])
+    ax.set_ylim(len(block.rows) - 0.5, -0.5)
+    ax.grid(axis="x", color="#E4E4E4", linewidth=0.7)
+    ax.set_axisbelow(True)

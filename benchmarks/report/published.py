@@ -1,0 +1,149 @@
+"""What papers report (``benchmarks/published/*.csv``), and how our cells compare; only for studies on the real data.
+
+Each row names where the number was read and its provenance tag: S a secondary page about the paper, T another paper's
+text, SIB a sibling work by the same authors, P2 read in another paper (second-hand), P the paper itself, C official
+code, I a public issue, Q a stored copy, seed a seed document. Numbers from memory (M) are refused. Values are percent;
+fraction 0 means that nothing is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from benchmarks.cells import Results, blocks
+from benchmarks.tasks.shared.task import MetricSpec
+from mlip.errors import UserError
+from mlip.methods import Entry, entries
+from mlip.study import Study
+
+FOLDER = Path(__file__).resolve().parent
+COLUMNS = ["method", "title", "encoder", "protocol", "task", "dataset", "metric", "fraction", "value", "source", "tag"]
+TAGS = {"P", "S", "T", "C", "I", "seed", "SIB", "Q", "P2"}
+REAL = "paper"  # the study whose data the published numbers come from
+# What tells apart two of our metrics of one key: the papers' Dice gives an empty truth 1 or 0, their mAP is over all IoUs.
+AS_PUBLISHED: dict[str, dict[str, Any]] = {"dice": {"empty": "one_if_empty"}, "map": {"at": None}}
+OTHER = "other protocol: "
+HEAD = "## Published values"
+NOT_COMPARABLE = f"{HEAD}\n\nNot shown: the published values are of other data, and not comparable with this study's."
+
+
+@cache
+def read_published(folder: Path = FOLDER) -> pd.DataFrame:
+    """All published numbers, columns ``COLUMNS``.
+
+    Raises
+    ------
+    UserError : a file lacks a column, or a row lacks its source, is from memory, or is no percentage.
+    """
+    tables = []
+    for path in sorted(folder.glob("*.csv")):
+        table = pd.read_csv(
+            path, dtype={c: str for c in COLUMNS if c not in ("fraction", "value")}, keep_default_na=False
+        )
+        if list(table.columns) != COLUMNS:
+            raise UserError(f"has the columns {list(table.columns)}", where=path, fix=f"use {COLUMNS}")
+        wrong = table[~table["tag"].isin(TAGS) | (table["source"] == "") | ~table["value"].between(0, 100)]
+        if len(wrong):
+            row = wrong.iloc[0]
+            raise UserError(
+                f"line {wrong.index[0] + 2} ({row['title']}, {row['value']}) has no usable tag, source or value",
+                where=path,
+                fix=f"name the source and one of the tags {sorted(TAGS)}; leave out numbers from memory",
+            )
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def compare(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
+    """Each published number that has a row in this study, beside ours.
+
+    A published row belongs to a method of the same id with its default components and parameters, and the same encoder
+    (a source that does not state it is compared with the method's preferred one). Columns: task, dataset, metric,
+    fraction, method (our row), published (the source's name for it), protocol (ours), reported, ours, ci_low, ci_high
+    (all percent), difference (ours - reported), verdict, source, tag.
+
+    The verdict is ``agrees`` where the reported value lies in our interval, else ``ours higher`` / ``ours lower``, with
+    ``other protocol:`` in front where ours is not the one of the source; without our value it is the cell's status.
+    """
+    found, ours = blocks(study), entries(study)
+    index: Any = cells.set_index(["task", "protocol", "dataset", "metric", "fraction", "method"])
+    records = []
+    rows: Any = read_published().itertuples()
+    for row in rows:
+        names = our_rows(study, ours, str(row.method), str(row.encoder))
+        for block in found:
+            if (block.task_name, block.dataset) != (row.task, row.dataset) or row.fraction not in block.plan:
+                continue
+            title = matching_title(block.specs, str(row.metric))
+            for name in names if title else []:
+                cell = index.loc[(block.task_name, block.protocol_name, block.dataset, title, row.fraction, name)]
+                ours, low, high = (100 * float(cell[c]) for c in ("value", "ci_low", "ci_high"))
+                verdict = str(cell["status"])
+                if verdict == "ok":
+                    side = "ours higher" if ours > row.value else "ours lower"
+                    verdict = ("" if block.protocol_name == row.protocol else OTHER) + (
+                        "agrees" if low <= row.value <= high else side
+                    )
+                records.append(
+                    (row.task, row.dataset, title, row.fraction, name, row.title, block.protocol_name, row.value, ours, low, high,
+                     ours - row.value, verdict, row.source, row.tag)
+                )  # fmt: skip
+    columns = [
+        "task",
+        "dataset",
+        "metric",
+        "fraction",
+        "method",
+        "published",
+        "protocol",
+        "reported",
+        "ours",
+        "ci_low",
+        "ci_high",
+    ]
+    return pd.DataFrame(records, columns=[*columns, "difference", "verdict", "source", "tag"])
+
+
+def our_rows(study: Study, entries: dict[str, Entry], method: str, encoder: str) -> list[str]:
+    """Rows of the study that are this published method, unchanged."""
+    names = []
+    for name, entry in entries.items():
+        variant = study.methods.variants.get(name)
+        changed = variant is not None and (variant.components or variant.params)
+        wanted = encoder or entry.manifest.encoders.prefers
+        if entry.manifest.id == method and not changed and entry.encoder == wanted:
+            names.append(name)
+    return names
+
+
+def matching_title(specs: Sequence[MetricSpec], key: str) -> str:
+    """The printed name of the metric that means what papers mean by ``key``, or ""."""
+    wanted = AS_PUBLISHED.get(key, {})
+    fits = (s for s in specs if s.key == key and all(s.args.get(name) == value for name, value in wanted.items()))
+    return next((spec.title for spec in fits), "")
+
+
+def section(study: Study, results: Results, task: str) -> str:
+    """The part of a page that speaks of published values: the comparison, or why there is none."""
+    if study.study != REAL:
+        return NOT_COMPARABLE
+    table = compare(study, results.cells)
+    rows: Any = table[table["task"] == task]
+    if rows.empty:
+        return f"{HEAD}\n\nNo published value with a verified source belongs to a row of this study."
+    lines = [
+        [f"{r.dataset} {r.metric} {r.fraction or ''}".strip(), r.published, r.method, r.protocol, f"{r.reported:.1f}",
+         f"{r.ours:.1f} [{r.ci_low:.1f}, {r.ci_high:.1f}]" if r.ours == r.ours else "",
+         f"{r.difference:+.1f}" if r.ours == r.ours else "", r.verdict, f"{r.source} [{r.tag}]"]
+        for r in rows.itertuples()
+    ]  # fmt: skip
+    columns = ["cell", "published as", "our row", "our protocol", "reported", "ours", "difference", "verdict", "source"]
+    text = tabulate(lines, headers=columns, tablefmt="github", disable_numparse=True)
+    legend = "agrees: the reported value lies in our interval. Tags: see `benchmarks/published`."
+    return f"{HEAD}\n\n{text}\n\n{legend}"

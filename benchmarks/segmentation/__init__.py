@@ -1,5 +1,0 @@
-"""Segmentation: masks by a segmentation-models-pytorch decoder on a method's frozen image encoder."""
-
-from benchmarks.segmentation.task import SegmentationTask
-
-TASK = SegmentationTask()

@@ -1,0 +1,1 @@
+"""The transfer tasks, one file or folder each; found by name."""

@@ -1,0 +1,111 @@
+"""A method's frozen encoder as a Detectron2 backbone, and the pyramid on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.tasks.shared.dense.features import EncoderMaps
+from mlip.detectron2_compat import prepare
+
+prepare()
+
+from detectron2.layers import Conv2d, ShapeSpec, get_norm  # noqa: E402
+from detectron2.modeling import Backbone  # noqa: E402
+from detectron2.modeling.backbone.fpn import FPN  # noqa: E402
+
+Norm = str | Callable[[int], nn.Module]
+
+
+class EncoderBackbone(Backbone):
+    """Bottom-up network: the encoder's maps under the names ``s<stride>``.
+
+    ``forward`` takes images [B, 3, S, S] or, to save computing them again, a list of maps made by the same encoder.
+    """
+
+    def __init__(self, maps: EncoderMaps) -> None:
+        super().__init__()
+        self.maps = maps
+        self.names = [f"s{stride}" for stride in maps.strides]
+
+    def forward(self, x: Tensor | list[Tensor]) -> dict[str, Tensor]:
+        values = self.maps(x) if isinstance(x, Tensor) else x
+        return dict(zip(self.names, values, strict=True))
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        shapes = zip(self.names, self.maps.channels, self.maps.strides, strict=True)
+        return {name: ShapeSpec(channels=channels, stride=stride) for name, channels, stride in shapes}
+
+
+class SimpleFeaturePyramid(Backbone):
+    """ViTDet's pyramid from the one map of a plain ViT (Li et al., ECCV 2022, section 3).
+
+    Detectron2 0.6 predates it, so it is written here on Detectron2's layers: each level rescales the patch grid by a
+    factor of (4, 2, 1, 1/2) with transposed convolutions or max pooling, then a 1x1 and a 3x3 convolution with
+    normalisation. Departure: the normalisation of ``norm`` in place of layer normalisation.
+
+    Parameters
+    ----------
+    bottom_up : backbone with exactly one map.
+    levels : how many of the factors are used, counted from the coarsest.
+    """
+
+    def __init__(self, bottom_up: EncoderBackbone, out_channels: int, levels: int, norm: Norm) -> None:
+        super().__init__()
+        self.bottom_up = bottom_up
+        ((self.in_feature, shape),) = bottom_up.output_shape().items()
+        self.stages = nn.ModuleList()
+        self._shapes: dict[str, ShapeSpec] = {}
+        for factor in (4.0, 2.0, 1.0, 0.5)[-levels:]:
+            stride = shape.stride / factor
+            self.stages.append(_level(shape.channels, out_channels, factor, norm))
+            self._shapes[f"p{len(self._shapes)}"] = ShapeSpec(channels=out_channels, stride=stride)
+
+    def forward(self, x: Tensor | list[Tensor]) -> dict[str, Tensor]:
+        grid = self.bottom_up(x)[self.in_feature]
+        return {name: stage(grid) for name, stage in zip(self._shapes, self.stages, strict=True)}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return self._shapes
+
+
+def _level(channels: int, out_channels: int, factor: float, norm: Norm) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for step in range(int(math.log2(factor)) if factor > 1 else 0):
+        if step:
+            layers.append(nn.GELU())
+        layers.append(nn.ConvTranspose2d(channels, channels // 2, kernel_size=2, stride=2))
+        channels //= 2
+    if factor < 1:
+        # ceil_mode keeps a last odd row of patches; the anchors follow the map's size
+        layers.append(nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True))
+    bias = norm == ""
+    layers.append(Conv2d(channels, out_channels, kernel_size=1, bias=bias, norm=get_norm(norm, out_channels)))
+    layers.append(
+        Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=bias, norm=get_norm(norm, out_channels))
+    )
+    return nn.Sequential(*layers)
+
+
+def build_pyramid(maps: EncoderMaps, channels: int, levels: int, norm: str) -> FPN | SimpleFeaturePyramid:
+    """FPN over the stages of a CNN, simple feature pyramid over the grid of a ViT."""
+    bottom_up = EncoderBackbone(maps)
+    if maps.kind == "vit":
+        return SimpleFeaturePyramid(bottom_up, channels, levels, normalisation(norm))
+    return FPN(bottom_up, bottom_up.names, channels, norm=normalisation(norm))
+
+
+def normalisation(name: str) -> Norm:
+    """``GN`` or "" as Detectron2's layers take it.
+
+    Its own ``GN`` always makes 32 groups, which RetinaNetHead's probe with one channel no longer survives on today's torch.
+    """
+    return (lambda channels: nn.GroupNorm(math.gcd(32, channels), channels)) if name == "GN" else ""
+
+
+def image_tensor(side: int, count: int, device: torch.device) -> Tensor:
+    """An empty stand-in for ``count`` images of ``side`` pixels where Detectron2 only asks for their size."""
+    return torch.empty(count, 0, side, side, device=device)

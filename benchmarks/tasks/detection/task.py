@@ -1,0 +1,185 @@
+"""The detection task. Detectron2 is imported only when a detector is trained, so that looking at tasks stays cheap."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.tasks.detection.protocol import DetectionProtocol
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Task
+from mlip.data.catalogue import readers
+from mlip.errors import UserError
+from mlip.seeding import generator, seed_everything, seed_for
+from mlip.study import Study
+
+if TYPE_CHECKING:
+    from benchmarks.tasks.detection.boxes import ImageBoxes
+    from benchmarks.tasks.detection.model import Detector
+    from benchmarks.tasks.shared.dense.data import KnownRows
+    from benchmarks.tasks.shared.dense.features import EncoderMaps, FrozenFeatures
+
+TEST_BATCH = 32
+
+
+class DetectionTask(Task):
+    """RetinaNet on the frozen encoder, for each label fraction and draw.
+
+    Rows: one per test image, box category, fraction and draw, with the columns ``image_id, patient_id, fraction, draw,
+    label, n_truth, scores, matched`` (see :func:`benchmarks.tasks.detection.matching.outcomes`). Beside the table lies
+    ``<stem>.f<fraction>.d<draw>.json`` with the found boxes in the COCO results format.
+    """
+
+    name = "detection"
+    title = "Detection"
+    needs: ClassVar[Literal["features", "method"]] = "method"
+    controls = ("prior-box",)
+    Protocol = DetectionProtocol
+
+    def run(self, job: EvalJob) -> pd.DataFrame:
+        from benchmarks.tasks.shared.dense.features import EncoderMaps, FrozenFeatures
+        from benchmarks.tasks.shared.dense.training import deterministic
+        from mlip.pretraining.checkpoints import load_image_encoder
+
+        assert job.entry is not None
+        data = _Data(job)
+        encoder = load_image_encoder(job.study, job.entry, job.seed)
+        maps = EncoderMaps(encoder, job.study.image_size, job.protocol.levels).to(job.device)
+        features = FrozenFeatures(maps, data.store.images, np.flatnonzero(data.rows.known), job.device)
+        with deterministic(job.device):
+            parts = [
+                data.outcomes(_train_and_detect(job, data, maps, features, fraction, draw), fraction, draw)
+                for fraction, draw in self.plan(job.protocol, job.task)
+            ]
+        return pd.concat(parts, ignore_index=True)
+
+    def run_control(self, job: EvalJob) -> pd.DataFrame:
+        from benchmarks.tasks.detection.prior import prior_boxes
+
+        data = _Data(job)
+        parts = []
+        for fraction, draw in self.plan(job.protocol, job.task):
+            train = [data.truth[row] for row in data.rows.train(fraction, draw)]
+            seed = seed_for(job.study.seed, "prior-box", job.dataset, fraction, draw)
+            prior = prior_boxes(train, len(data.categories), job.protocol.prior_boxes, seed)
+            parts.append(data.outcomes([prior] * len(data.test), fraction, draw))
+        return pd.concat(parts, ignore_index=True)
+
+    def metrics(self, protocol: DetectionProtocol, dataset: str) -> list[MetricSpec]:
+        whole = {"ious": list(protocol.ious)}
+        # Bit 0 of `matched` belongs to the first threshold, so a list of that one alone reads it.
+        first = {"ious": list(protocol.ious[:1])}
+        specs = [MetricSpec("map", "mAP", whole), MetricSpec("map", f"AP{100 * protocol.ious[0]:.0f}", first)]
+        if protocol.skip_undetected or protocol.skip_negative:
+            skips = {"skip_undetected": protocol.skip_undetected, "skip_negative": protocol.skip_negative}
+            specs.insert(0, MetricSpec("map", "mAP (lineage's skips)", {**whole, **skips}))
+        return specs
+
+    def check(self, protocol: DetectionProtocol, dataset: str, study: Study) -> None:
+        name = study.datasets[dataset].reader
+        where = f"{study.study}: tasks.detection.datasets"
+        reader = readers().get(name)
+        if reader is None or not reader.box_categories:
+            raise UserError(f"{dataset} (reader {name}) has no boxes", where=where, fix="name a data set with boxes")
+        if name not in protocol.unlabelled_if_empty:
+            raise UserError(
+                f"does not say whether an image of {name} without boxes is a true negative",
+                where=Path("benchmarks/protocols/detection") / f"{protocol.name}.yaml",
+                fix=f"add {name} under unlabelled_if_empty",
+            )
+
+
+class _Data:
+    """Images, true boxes and row numbers of one job."""
+
+    def __init__(self, job: EvalJob) -> None:
+        from benchmarks.tasks.detection.boxes import read_truth
+        from benchmarks.tasks.shared.dense.data import KnownRows
+        from mlip.data.store import open_store
+
+        self.job, self.protocol = job, job.protocol
+        self.store = open_store(job.paths.data(job.dataset))
+        self.categories: list[str] = list(self.store.manifest["box_categories"])
+        self.truth: list[ImageBoxes] = read_truth(self.store.records, self.categories)
+        self.positive = np.array([len(t) > 0 for t in self.truth], dtype=bool)
+        reader = job.study.datasets[job.dataset].reader
+        known = self.positive if self.protocol.unlabelled_if_empty[reader] else np.ones_like(self.positive)
+        self.rows: KnownRows = KnownRows(job, self.store, known)
+        self.test = self.rows.part("test")
+
+    def score(self, found: list[ImageBoxes], rows: np.ndarray) -> float:
+        """mAP of the boxes found in these rows."""
+        from benchmarks.tasks.detection.matching import evaluate, mean_average_precision
+
+        truth = [self.truth[row] for row in rows]
+        protocol = self.protocol
+        return mean_average_precision(evaluate(truth, found, self.categories, protocol.ious, protocol.max_detections))
+
+    def outcomes(self, found: list[ImageBoxes], fraction: int, draw: int) -> pd.DataFrame:
+        """The task's rows of one training, and its COCO results file."""
+        from benchmarks.tasks.detection.boxes import coco_results
+        from benchmarks.tasks.detection.matching import evaluate, outcomes
+
+        truth = [self.truth[row] for row in self.test]
+        result = evaluate(truth, found, self.categories, self.protocol.ious, self.protocol.max_detections)
+        table = outcomes(result, truth, self.categories)
+        ids = self.rows.identifiers(self.test)
+        output = self.job.output
+        output.parent.mkdir(parents=True, exist_ok=True)
+        path = output.with_name(f"{output.stem}.f{fraction}.d{draw}.json")
+        path.write_text(json.dumps(coco_results(ids["image_id"].tolist(), found)))
+        table = pd.concat([ids.iloc[table.pop("image")].reset_index(drop=True), table], axis=1)
+        table.insert(2, "fraction", fraction)
+        table.insert(3, "draw", draw)
+        return table
+
+
+def _train_and_detect(
+    job: EvalJob, data: _Data, maps: EncoderMaps, features: FrozenFeatures, fraction: int, draw: int
+) -> list[ImageBoxes]:
+    from benchmarks.tasks.detection.model import Detector, build_retinanet
+    from benchmarks.tasks.shared.dense.protocol import at_fraction
+    from benchmarks.tasks.shared.dense.training import draw_batches, fit
+
+    protocol: DetectionProtocol = job.protocol
+    train = data.rows.train(fraction, draw)
+    # Named without the method: all rows of a table start from the same head and see the same batches.
+    names: tuple[Any, ...] = (job.study.seed, "detection", job.protocol_name, job.dataset, job.seed, fraction, draw)
+    batches = draw_batches(
+        train,
+        data.positive[train],
+        protocol.length(fraction, len(train)),
+        at_fraction(protocol.batch_size, fraction),
+        protocol.is_balanced(job.dataset, job.study),
+        generator(*names, "batches"),
+    )
+    seed_everything(*names, "head")
+    net = build_retinanet(maps, protocol, len(data.categories)).to(job.device)
+    detector = Detector(net, maps, job.study.image_size)
+    features.prepare(np.concatenate(batches))
+
+    def validate() -> float:
+        rows = data.rows.part("val")
+        return data.score(_detect(detector, features, rows), rows)
+
+    fit(
+        net,
+        lambda rows: detector.loss(features.batch(rows), [data.truth[row] for row in rows]),
+        batches,
+        protocol,
+        fraction,
+        protocol.epoch(fraction, len(train)),
+        validate if protocol.selection == "best_val" else None,
+    )
+    return _detect(detector, features, data.test)
+
+
+def _detect(detector: Detector, features: FrozenFeatures, rows: np.ndarray) -> list[ImageBoxes]:
+    features.prepare(rows)
+    found: list[ImageBoxes] = []
+    for start in range(0, len(rows), TEST_BATCH):
+        found += detector.detect(features.batch(rows[start : start + TEST_BATCH]))
+    return found

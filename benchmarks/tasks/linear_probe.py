@@ -1,0 +1,157 @@
+"""Linear classification on frozen features, at several label fractions and draws."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from benchmarks.tasks.shared.classification import (
+    Cohort,
+    Target,
+    check_target,
+    load_cohort,
+    prevalence,
+    require_classes,
+)
+from benchmarks.tasks.shared.features import read_features
+from benchmarks.tasks.shared.probes import (
+    AdamW,
+    Logistic,
+    adamw_probe,
+    choose_strength,
+    fit_logistic,
+    span,
+    standardise,
+)
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Task
+from mlip.data.splits import part_rows, train_rows
+from mlip.errors import UserError
+from mlip.log import progress
+from mlip.seeding import generator
+from mlip.study import Study
+
+
+class LinearProbeProtocol(Protocol):
+    """The classifier with all its numbers, and what is predicted on each data set."""
+
+    solver: Logistic | AdamW = Field(discriminator="kind")
+    datasets: dict[str, Target]
+
+
+class LinearProbe(Task):
+    """Pooled features -> linear classifier. The encoder is never touched; the test part is only ever predicted."""
+
+    name: ClassVar[str] = "linear_probe"
+    title: ClassVar[str] = "Linear classification"
+    needs: ClassVar[Any] = "features"
+    controls: ClassVar[tuple[str, ...]] = ("constant",)
+    Protocol: ClassVar[type[Protocol]] = LinearProbeProtocol
+
+    def run(self, job: EvalJob) -> pd.DataFrame:
+        """Rows ``image_id, patient_id, fraction, draw, label, y, p`` of the test part.
+
+        Raises
+        ------
+        UserError : a draw holds no row of some class, or features, splits or labels do not fit.
+        """
+        cohort = load_cohort(job)
+        path = job.paths.features(job.method, job.seed, job.dataset)
+        features = read_features(path, names=["pooled"], store=cohort.store)["pooled"]
+        probe = _adamw if isinstance(job.protocol.solver, AdamW) else _logistic
+        cells = self.plan(job.protocol, job.task)
+        frames = []
+        with progress() as bar:
+            for fraction, draw in bar.track(cells, description=f"{self.name} {job.dataset} {job.method}"):
+                frames += probe(job, cohort, features, fraction, draw)
+        return cohort.finish(frames)
+
+    def run_control(self, job: EvalJob) -> pd.DataFrame:
+        """``constant``: each label's share among the training rows of the draw."""
+        cohort, frames = load_cohort(job), []
+        for fraction, draw in self.plan(job.protocol, job.task):
+            for problem in cohort.target.problems:
+                train = cohort.usable(train_rows(cohort.splits, fraction, draw), problem)
+                test = cohort.part("test", problem)
+                frames.append(cohort.rows(problem, test, prevalence(cohort, problem, train, test), fraction, draw))
+        return cohort.finish(frames)
+
+    def metrics(self, protocol: LinearProbeProtocol, dataset: str) -> list[MetricSpec]:
+        return protocol.datasets[dataset].metrics()
+
+    def check(self, protocol: LinearProbeProtocol, dataset: str, study: Study) -> None:
+        check_target(self.name, protocol, dataset, study)
+
+
+def _logistic(job: EvalJob, cohort: Cohort, features: np.ndarray, fraction: int, draw: int) -> list[pd.DataFrame]:
+    """Each label is its own problem. The penalty is chosen without a test label and without labels beyond the fraction.
+
+    Below 100 % the validation labels are not part of the budget, so the penalty comes from cross-validation inside the
+    draw's training rows; at 100 % it comes from the validation part.
+    """
+    settings: Logistic = job.protocol.solver
+    drawn, test, val = (
+        train_rows(cohort.splits, fraction, draw),
+        part_rows(cohort.splits, "test"),
+        part_rows(cohort.splits, "val") if fraction == 100 else np.empty(0, dtype=np.int64),
+    )
+    x = dict(zip(("train", "test", "val"), span(*standardise(*(features[r] for r in (drawn, test, val)))), strict=True))
+    patients, frames = cohort.store.records["patient_id"].to_numpy(), []
+    for problem in cohort.target.problems:
+        y = cohort.y[problem]
+        use, score, held = (~np.isnan(y[rows]) for rows in (drawn, test, val))
+        rows = drawn[use]
+        require_classes(job, cohort, problem, rows, f"draw {draw} at {fraction} %")
+        labels = y[rows].astype(np.int64)
+        strength = choose_strength(
+            x["train"][use],
+            labels,
+            patients[rows],
+            settings,
+            generator(job.study.seed, "linear_probe", job.dataset, problem, fraction, draw),
+            (x["val"][held], y[val[held]].astype(np.int64)) if held.any() else None,
+        )
+        model = fit_logistic(x["train"][use], labels, [strength], settings.max_iter)[0]
+        frames.append(cohort.rows(problem, test[score], model.predict_proba(x["test"][score]), fraction, draw))
+    return frames
+
+
+def _adamw(job: EvalJob, cohort: Cohort, features: np.ndarray, fraction: int, draw: int) -> list[pd.DataFrame]:
+    """One layer for all labels, as in the lineage: rows with any unusable label are left out of training."""
+    problems = cohort.target.problems
+    table = np.stack([cohort.y[p] for p in problems], axis=1)
+
+    def known(rows: np.ndarray) -> np.ndarray:
+        return rows[~np.isnan(table[rows]).any(axis=1)]
+
+    train, val = known(train_rows(cohort.splits, fraction, draw)), known(part_rows(cohort.splits, "val"))
+    if not len(val):
+        raise UserError(
+            f"{job.dataset} has no validation rows, which {job.protocol_name} stops on",
+            where=job.paths.splits(job.dataset),
+            fix="use a split rule with a validation part, or the strict protocol",
+        )
+    several = cohort.target.kind == "multiclass"
+    for problem in problems:
+        require_classes(job, cohort, problem, train, f"draw {draw} at {fraction} %")
+    answers = table[:, 0] if several else table
+    test = part_rows(cohort.splits, "test")
+    p = adamw_probe(
+        (features[train], answers[train]),
+        (features[val], answers[val]),
+        features[test],
+        job.protocol.solver,
+        len(cohort.target.labels),
+        *(job.study.seed, "linear_probe", job.protocol_name, job.dataset, fraction, draw),
+    )
+    frames = []
+    for number, problem in enumerate(problems):
+        score = ~np.isnan(cohort.y[problem][test])
+        shares = p[score] if several else np.stack([1 - p[score, number], p[score, number]], axis=1)
+        frames.append(cohort.rows(problem, test[score], shares, fraction, draw))
+    return frames
+
+
+TASK = LinearProbe()

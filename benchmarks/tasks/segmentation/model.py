@@ -1,0 +1,84 @@
+"""Decoders on a frozen encoder's maps: SMP's U-Net decoder for a CNN, SETR's progressive upsampling for a ViT."""
+
+from __future__ import annotations
+
+import torch
+from segmentation_models_pytorch.base import SegmentationHead
+from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+from segmentation_models_pytorch.base.modules import Conv2dReLU
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.tasks.segmentation.protocol import SegmentationProtocol
+from benchmarks.tasks.shared.dense.features import EncoderMaps
+
+
+class Segmenter(nn.Module):
+    """Feature maps of a frozen encoder -> mask logits.
+
+    Parameters
+    ----------
+    maps : the frozen encoder; four maps (CNN) or one (ViT). It is no submodule: only the decoder is trained and saved.
+    image_size : side of the stored masks in pixels.
+    """
+
+    def __init__(self, maps: EncoderMaps, protocol: SegmentationProtocol, image_size: int) -> None:
+        super().__init__()
+        self.image_size = image_size
+        if maps.kind == "cnn":
+            self.decoder: nn.Module = UnetOnMaps(maps.channels, protocol.unet_channels)
+            width = protocol.unet_channels[-1]
+        else:
+            self.decoder = ProgressiveUpsampling(maps.channels[0], protocol.pup_channels)
+            width = protocol.pup_channels[-1]
+        self.head = SegmentationHead(width, 1, kernel_size=3)
+        initialize_decoder(self.decoder)
+        initialize_head(self.head)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Maps [B, C, h, w], finest first -> logits [B, 1, S, S]."""
+        logits = self.head(self.decoder(maps))
+        return functional.interpolate(logits, size=self.image_size, mode="bilinear", align_corners=False)
+
+
+class UnetOnMaps(nn.Module):
+    """SMP's U-Net decoder over the strides 32, 16, 8 and 4, ending at stride 2.
+
+    SMP's own encoders also hand over the stem at stride 2; ours does not, so the last block has no skip connection.
+    """
+
+    def __init__(self, channels: list[int], decoder_channels: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        # SMP drops the first entry, the input image.
+        self.unet = UnetDecoder((3, *channels), decoder_channels, n_blocks=4)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        b, _, h, w = maps[0].shape
+        # Of the dropped entry only the size is used: it tells the last block where to upsample to.
+        return self.unet([maps[0].new_empty(b, 0, 2 * h, 2 * w), *maps])
+
+
+class ProgressiveUpsampling(nn.Sequential):
+    """SETR-PUP as in MGCA's segmenter: 3x3 convolution, batch norm, ReLU and a bilinear doubling for each width.
+
+    Zheng et al., CVPR 2021, section 3.2; widths 512, 256, 128, 64 in MGCA's code.
+    """
+
+    def __init__(self, channels: int, widths: list[int]) -> None:
+        layers: list[nn.Module] = []
+        for width in widths:
+            layers.append(Conv2dReLU(channels, width, kernel_size=3, padding=1))
+            layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+            channels = width
+        super().__init__(*layers)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        return super().forward(maps[0])
+
+
+@torch.no_grad()
+def pixel_counts(logits: Tensor, truth: Tensor, threshold: float) -> Tensor:
+    """[B, 3] int64: pixels that are predicted and true, predicted, true, of logits [B, 1, S, S] and masks [B, S, S]."""
+    on, real = logits[:, 0].sigmoid() > threshold, truth > 0
+    return torch.stack([(on & real).sum((1, 2)), on.sum((1, 2)), real.sum((1, 2))], dim=1)

@@ -1,0 +1,174 @@
+"""The segmentation task. SMP and torch are imported only when a decoder is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.tasks.segmentation.protocol import SegmentationProtocol
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Task
+from mlip.data.catalogue import readers
+from mlip.errors import UserError
+from mlip.seeding import generator, seed_everything
+from mlip.study import Study
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmarks.tasks.shared.dense.features import EncoderMaps, FrozenFeatures
+
+TEST_BATCH = 32
+
+
+class SegmentationTask(Task):
+    """A decoder on the frozen encoder, for each label fraction and draw.
+
+    Rows: one per test image with a known mask, fraction and draw, with the columns ``image_id, patient_id, fraction,
+    draw, tp, predicted, truth``: pixels at the stored resolution that are predicted and true, predicted, true.
+    """
+
+    name = "segmentation"
+    title = "Segmentation"
+    needs: ClassVar[Literal["features", "method"]] = "method"
+    controls = ("empty-mask", "mean-mask")
+    Protocol = SegmentationProtocol
+
+    def run(self, job: EvalJob) -> pd.DataFrame:
+        from benchmarks.tasks.shared.dense.features import EncoderMaps, FrozenFeatures
+        from benchmarks.tasks.shared.dense.training import deterministic
+        from mlip.pretraining.checkpoints import load_image_encoder
+
+        assert job.entry is not None
+        data = _Data(job)
+        encoder = load_image_encoder(job.study, job.entry, job.seed)
+        maps = EncoderMaps(encoder, job.study.image_size).to(job.device)
+        features = FrozenFeatures(maps, data.store.images, np.flatnonzero(data.rows.known), job.device)
+        with deterministic(job.device):
+            parts = [
+                data.table(_train_and_count(job, data, maps, features, fraction, draw), fraction, draw)
+                for fraction, draw in self.plan(job.protocol, job.task)
+            ]
+        return pd.concat(parts, ignore_index=True)
+
+    def run_control(self, job: EvalJob) -> pd.DataFrame:
+        from benchmarks.tasks.segmentation.prior import mean_mask
+
+        data = _Data(job)
+        truth = np.concatenate([data.masks(chunk) for chunk in _chunks(data.test)]) > 0
+        parts = []
+        for fraction, draw in self.plan(job.protocol, job.task):
+            guess = np.zeros(truth.shape[1:], dtype=bool)
+            if job.method == "mean-mask":
+                assert data.store.masks is not None
+                guess = mean_mask(data.store.masks, data.mask_row[data.rows.train(fraction, draw)])
+            axes = (1, 2)
+            counts = [(truth & guess).sum(axes), np.full(len(truth), guess.sum()), truth.sum(axes)]
+            parts.append(data.table(np.stack(counts, axis=1), fraction, draw))
+        return pd.concat(parts, ignore_index=True)
+
+    def metrics(self, protocol: SegmentationProtocol, dataset: str) -> list[MetricSpec]:
+        specs = [
+            MetricSpec("dice", "Dice (images with the finding)", {"empty": "skip"}),
+            MetricSpec("dice", "Dice (empty = 1 if empty)", {"empty": "one_if_empty"}),
+        ]
+        return specs if protocol.leaderboard == "positives" else specs[::-1]
+
+    def check(self, protocol: SegmentationProtocol, dataset: str, study: Study) -> None:
+        name = study.datasets[dataset].reader
+        reader = readers().get(name)
+        if reader is None or not reader.mask_name:
+            raise UserError(
+                f"{dataset} (reader {name}) has no masks",
+                where=f"{study.study}: tasks.segmentation.datasets",
+                fix="name a data set with masks",
+            )
+
+
+class _Data:
+    """Images, masks and row numbers of one job."""
+
+    def __init__(self, job: EvalJob) -> None:
+        from benchmarks.tasks.shared.dense.data import KnownRows
+        from mlip.data.store import open_store
+
+        self.store = open_store(job.paths.data(job.dataset))
+        if self.store.masks is None:
+            raise UserError(
+                "holds no masks", where=job.paths.data(job.dataset), fix="check that the data set's masks are there"
+            )
+        self.mask_row = self.store.records["mask_row"].to_numpy(dtype=np.int64)
+        self.rows = KnownRows(job, self.store, self.mask_row >= 0)
+        self.test = self.rows.part("test")
+
+    def masks(self, rows: np.ndarray) -> np.ndarray:
+        """uint8 [B, S, S] masks of the images with these rows."""
+        from mlip.data.pixels import load
+
+        assert self.store.masks is not None
+        return load(self.store.masks, self.mask_row[rows])
+
+    def positive(self, rows: np.ndarray) -> np.ndarray:
+        """[n] bool: whether the mask of each image has a pixel."""
+        return np.concatenate([self.masks(chunk).any(axis=(1, 2)) for chunk in _chunks(rows)])
+
+    def table(self, counts: np.ndarray, fraction: int, draw: int) -> pd.DataFrame:
+        """The task's rows from [n, 3] counts of the test images."""
+        table = self.rows.identifiers(self.test)
+        table["fraction"], table["draw"] = fraction, draw
+        for column, values in zip(("tp", "predicted", "truth"), counts.T, strict=True):
+            table[column] = values.astype(np.int64)
+        return table
+
+
+def _train_and_count(
+    job: EvalJob, data: _Data, maps: EncoderMaps, features: FrozenFeatures, fraction: int, draw: int
+) -> np.ndarray:
+    import torch
+
+    from benchmarks.tasks.segmentation.losses import FocalDice
+    from benchmarks.tasks.segmentation.model import Segmenter, pixel_counts
+    from benchmarks.tasks.shared.dense.protocol import at_fraction
+    from benchmarks.tasks.shared.dense.training import draw_batches, fit
+
+    protocol: SegmentationProtocol = job.protocol
+    train = data.rows.train(fraction, draw)
+    # Named without the method: all rows of a table start from the same decoder and see the same batches.
+    names: tuple[Any, ...] = (job.study.seed, "segmentation", job.protocol_name, job.dataset, job.seed, fraction, draw)
+    batches = draw_batches(
+        train,
+        data.positive(train),
+        protocol.length(fraction, len(train)),
+        at_fraction(protocol.batch_size, fraction),
+        protocol.is_balanced(job.dataset, job.study),
+        generator(*names, "batches"),
+    )
+    seed_everything(*names, "decoder")
+    model = Segmenter(maps, protocol, job.study.image_size).to(job.device)
+    criterion = FocalDice(protocol)
+    features.prepare(np.concatenate(batches))
+
+    def truth(rows: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(data.masks(rows)).to(job.device)
+
+    def loss_of(rows: np.ndarray) -> torch.Tensor:
+        return criterion(model(features.batch(rows)), truth(rows)[:, None].float())
+
+    @torch.no_grad()
+    def validate() -> float:
+        losses = [(len(chunk), loss_of(chunk).item()) for chunk in _chunks(data.rows.part("val"))]
+        return -float(np.average([loss for _, loss in losses], weights=[count for count, _ in losses]))
+
+    epoch = protocol.epoch(fraction, len(train))
+    fit(model, loss_of, batches, protocol, fraction, epoch, validate if protocol.selection == "best_val" else None)
+    features.prepare(data.test)
+    with torch.no_grad():
+        counts = [
+            pixel_counts(model(features.batch(chunk)), truth(chunk), protocol.threshold) for chunk in _chunks(data.test)
+        ]
+    return torch.cat(counts).cpu().numpy()
+
+
+def _chunks(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[start : start + TEST_BATCH] for start in range(0, len(rows), TEST_BATCH)]

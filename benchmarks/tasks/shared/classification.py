@@ -1,0 +1,201 @@
+"""What the classification tasks share: which labels of a data set are scored, its cohort, and the rows of predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec
+from mlip.data.catalogue import readers
+from mlip.data.splits import part_rows, read_splits
+from mlip.data.store import Store, open_store
+from mlip.errors import UserError
+from mlip.log import logger
+from mlip.paths import ROOT
+from mlip.study import Study
+
+Policy = Literal["drop", "positive", "negative"]
+_VALUE = {"drop": np.nan, "positive": 1.0, "negative": 0.0}
+
+
+class Target(BaseModel):
+    """What is predicted on one data set: several yes/no labels, or one class out of several."""
+
+    model_config = ConfigDict(extra="forbid")
+    labels: list[str] = Field(min_length=1)
+    kind: Literal["binary", "multiclass"] = "binary"
+    uncertain: Policy | dict[str, Policy] = Field("drop", description="what a label of -1 becomes")
+    missing: Policy = Field("drop", description="what a label that is not given (NaN) becomes")
+    among: str = Field("", description="only images whose label of this name is 1 take part")
+
+    def uncertain_for(self, label: str) -> Policy:
+        return self.uncertain.get(label, "drop") if isinstance(self.uncertain, dict) else self.uncertain
+
+    @property
+    def needed(self) -> list[str]:
+        """All label columns that are read."""
+        return [*self.labels, *([self.among] if self.among else [])]
+
+    @property
+    def problems(self) -> list[str]:
+        """Names of the problems to solve: one per label, or a single one for several classes."""
+        return self.labels if self.kind == "binary" else ["class"]
+
+    def class_names(self, problem: str) -> list[str]:
+        return [f"no {problem}", problem] if self.kind == "binary" else self.labels
+
+    def answers(self, records: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Per problem float [N]: the class number of each image, NaN where the image takes no part in the problem.
+
+        With several classes an image takes part when exactly one of the label columns is 1.
+        """
+        columns = {}
+        for label in self.labels:
+            values = records[f"label.{label}"].to_numpy(dtype=np.float64, copy=True)
+            values[values == -1] = _VALUE[self.uncertain_for(label)]
+            values[np.isnan(values) & records[f"label.{label}"].isna().to_numpy()] = _VALUE[self.missing]
+            if self.among:
+                values[records[f"label.{self.among}"].to_numpy() != 1] = np.nan
+            columns[label] = values
+        if self.kind == "binary":
+            return columns
+        table = np.stack(list(columns.values()), axis=1)
+        known = ~np.isnan(table).any(axis=1) & ((table == 1).sum(axis=1) == 1)
+        return {"class": np.where(known, (table == 1).argmax(axis=1), np.nan)}
+
+    def metrics(self) -> list[MetricSpec]:
+        """AUROC first for yes/no labels, accuracy first for several classes (as the papers report)."""
+        auroc = MetricSpec("auroc", "AUROC", {"average": "macro"})
+        if self.kind == "binary":
+            return [auroc, MetricSpec("average_precision", "Average precision", {"average": "macro"})]
+        return [MetricSpec("accuracy_argmax", "Accuracy"), auroc]
+
+
+@dataclass
+class Cohort:
+    """A data set as one classification job sees it."""
+
+    store: Store
+    splits: pd.DataFrame
+    target: Target
+    y: dict[str, np.ndarray]  # per problem: class number or NaN, [N]
+    dropped: dict[str, int] = field(default_factory=dict)  # per problem: test images without a usable label
+
+    def part(self, name: str, problem: str) -> np.ndarray:
+        """Rows of a part whose label of the problem is usable."""
+        return self.usable(part_rows(self.splits, name), problem)
+
+    def usable(self, rows: np.ndarray, problem: str) -> np.ndarray:
+        return rows[~np.isnan(self.y[problem][rows])]
+
+    def rows(self, problem: str, rows: np.ndarray, p: np.ndarray, fraction: int, draw: int) -> pd.DataFrame:
+        """Prediction rows of one problem. ``p`` [n, classes] sums to 1; ``rows`` [n] are the images it is about."""
+        people = self.store.records.iloc[rows]
+        y = self.y[problem][rows].astype(np.int64)
+        if self.target.kind == "binary":
+            scored = [(problem, y, p[:, 1])]
+        else:
+            scored = [(name, (y == c).astype(np.int64), p[:, c]) for c, name in enumerate(self.target.labels)]
+        common = {
+            "image_id": people["image_id"].to_numpy(),
+            "patient_id": people["patient_id"].to_numpy(),
+            "fraction": fraction,
+            "draw": draw,
+        }
+        return pd.concat(
+            [pd.DataFrame({**common, "label": n, "y": t, "p": s}) for n, t, s in scored], ignore_index=True
+        )
+
+    def finish(self, frames: list[pd.DataFrame]) -> pd.DataFrame:
+        """All rows of the job; the counts of dropped test images travel in ``attrs`` (parquet keeps them)."""
+        frame = pd.concat(frames, ignore_index=True)
+        frame.attrs["dropped_test_images"] = dict(self.dropped)
+        return frame
+
+
+def load_cohort(job: EvalJob) -> Cohort:
+    """Store, splits and resolved labels of a job.
+
+    Raises
+    ------
+    UserError : the store lacks a label column, or no test image has a usable label.
+    """
+    store = open_store(job.paths.data(job.dataset))
+    splits = read_splits(job.paths.splits(job.dataset))
+    target: Target = job.protocol.datasets[job.dataset]
+    if lacking := [label for label in target.needed if f"label.{label}" not in store.records]:
+        raise UserError(
+            f"the store of {job.dataset} has no label {', '.join(map(repr, lacking))}",
+            where=job.paths.data(job.dataset) / "records.parquet",
+            fix="name labels that the data set's reader gives",
+        )
+    cohort = Cohort(store, splits, target, target.answers(store.records))
+    test = part_rows(splits, "test")
+    for problem in target.problems:
+        kept = len(cohort.usable(test, problem))
+        cohort.dropped[problem] = len(test) - kept
+        if not kept:
+            raise UserError(
+                f"none of the {len(test)} test images of {job.dataset} has a usable label {problem!r}",
+                where=job.paths.splits(job.dataset),
+                fix="check the split rule, or the protocol's policy for missing and uncertain labels",
+            )
+        if cohort.dropped[problem]:
+            logger.info(
+                "%s: %d of %d test images have no usable label %r", job.dataset, len(test) - kept, len(test), problem
+            )
+    return cohort
+
+
+def check_target(task: str, protocol: Any, dataset: str, study: Study) -> None:
+    """The protocol must know the data set, and the data set's reader must give the labels that the protocol scores.
+
+    Raises
+    ------
+    UserError : it does not.
+    """
+    where = ROOT / "benchmarks" / "protocols" / task / f"{protocol.name}.yaml"
+    if dataset not in protocol.datasets:
+        raise UserError(
+            f"does not say what to predict on {dataset!r}",
+            where=where,
+            fix=f"add it under `datasets`, or use one of {sorted(protocol.datasets)}",
+        )
+    config = study.datasets[dataset]
+    reader = readers().get(config.reader)
+    if reader is None:
+        raise UserError(f"there is no reader {config.reader!r}", where=dataset, fix=f"one of {sorted(readers())}")
+    if lacking := [label for label in protocol.datasets[dataset].needed if label not in reader.labels]:
+        raise UserError(
+            f"scores {', '.join(map(repr, lacking))} on {dataset}, which the reader {config.reader!r} does not give",
+            where=where,
+            fix=f"use labels among {list(reader.labels)}",
+        )
+
+
+def prevalence(cohort: Cohort, problem: str, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """The constant control: every test image gets the class shares of the training rows, [n, classes]."""
+    classes = len(cohort.target.class_names(problem))
+    share = np.bincount(cohort.y[problem][train].astype(np.int64), minlength=classes) / max(len(train), 1)
+    return np.tile(share, (len(test), 1))
+
+
+def require_classes(job: EvalJob, cohort: Cohort, problem: str, train: np.ndarray, what: str) -> None:
+    """Every class must have a training row.
+
+    Raises
+    ------
+    UserError : a class has none; names the data set, the label and the draw.
+    """
+    present = set(cohort.y[problem][train].astype(np.int64).tolist())
+    lacking = [name for c, name in enumerate(cohort.target.class_names(problem)) if c not in present]
+    if lacking:
+        raise UserError(
+            f"{job.dataset}: the {len(train)} training rows of {what} hold no {lacking[0]!r} (label {problem!r})",
+            where=job.paths.splits(job.dataset),
+            fix="use a larger label fraction or more images, or take the label out of the protocol",
+        )

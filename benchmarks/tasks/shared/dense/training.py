@@ -1,0 +1,139 @@
+"""Training of a head on frozen features: drawn batches, AdamW, optional selection on validation images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.tasks.shared.dense.protocol import DenseProtocol, at_fraction
+from mlip.errors import UserError
+
+
+def draw_batches(
+    rows: np.ndarray, positive: np.ndarray, iterations: int, size: int, balanced: bool, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """The training rows of every iteration.
+
+    Images come in random passes without replacement. With ``balanced``, half of each batch comes from the positive
+    images and half from the negative ones, each in passes of their own; where one kind is absent, from all images.
+
+    Parameters
+    ----------
+    rows : [n] training rows.
+    positive : [n] bool, whether the image has a target.
+    size : images per batch, at most n.
+    """
+    size = min(size, len(rows))
+    if balanced and size > 1 and positive.any() and not positive.all():
+        half = size // 2
+        ones = _passes(rows[positive], iterations * half, rng).reshape(iterations, half)
+        zeros = _passes(rows[~positive], iterations * (size - half), rng).reshape(iterations, size - half)
+        return list(np.concatenate([ones, zeros], axis=1))
+    return list(_passes(rows, iterations * size, rng).reshape(iterations, size))
+
+
+def _passes(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    repeats = -(-count // len(rows))
+    return np.concatenate([rng.permutation(rows) for _ in range(repeats)])[:count]
+
+
+def rate(step: int, steps: int, schedule: str, warmup: float) -> float:
+    """Share of the full learning rate at ``step``: linear warm-up, then constant or half a cosine to zero."""
+    rising = round(warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    if schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def fit(
+    model: nn.Module,
+    loss_of: Callable[[np.ndarray], Tensor],
+    batches: list[np.ndarray],
+    protocol: DenseProtocol,
+    fraction: int,
+    epoch: int,
+    validate: Callable[[], float] | None = None,
+) -> list[float]:
+    """Train the parameters of ``model`` that have a gradient; returns the loss of every iteration.
+
+    Parameters
+    ----------
+    loss_of : training rows of one iteration -> scalar loss.
+    epoch : iterations between two validations.
+    validate : a score of the model in eval mode, higher = better; used with ``selection: best_val`` only.
+
+    Raises
+    ------
+    UserError : the loss is not finite.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(
+        trained, lr=at_fraction(protocol.lr, fraction), weight_decay=protocol.weight_decay, betas=protocol.betas
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: rate(step, len(batches), protocol.schedule, protocol.warmup)
+    )
+    keeper = _Best(model, protocol.patience) if protocol.selection == "best_val" and validate is not None else None
+    history: list[float] = []
+    model.train()
+    for step, rows in enumerate(batches):
+        loss = loss_of(rows)
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the loss is not finite at iteration {step}",
+                where=f"protocol {protocol.name}",
+                fix="lower lr or set clip",
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if protocol.clip is not None:
+            nn.utils.clip_grad_norm_(trained, protocol.clip)
+        optimiser.step()
+        scheduler.step()
+        history.append(loss.item())
+        if keeper is not None and validate is not None and ((step + 1) % epoch == 0 or step + 1 == len(batches)):
+            model.eval()
+            if keeper.enough(validate()):
+                break
+            model.train()
+    if keeper is not None:
+        model.load_state_dict(keeper.state)
+    model.eval()
+    return history
+
+
+class _Best:
+    """Keeps the weights with the best validation score; the first of equal ones."""
+
+    def __init__(self, model: nn.Module, patience: int | None) -> None:
+        self.model, self.patience = model, patience
+        self.score, self.waited = -math.inf, 0
+        self.state = self._copy()
+
+    def enough(self, score: float) -> bool:
+        """Take note of a score; True when patience is over."""
+        self.waited += 1
+        if score > self.score:
+            self.score, self.waited, self.state = score, 0, self._copy()
+        return self.patience is not None and self.waited >= self.patience
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Deterministic algorithms inside the block: enforced on a CPU, warned about on a GPU (bilinear upsampling has none)."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

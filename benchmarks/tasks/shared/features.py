@@ -1,0 +1,137 @@
+"""Frozen features: every image of a store is encoded once per method and pre-training seed; all probes read the file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from mlip.errors import UserError
+from mlip.log import progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from mlip.contract import ImageFeatures, Method
+    from mlip.data.store import Store
+    from mlip.methods import Entry
+    from mlip.paths import StudyPaths
+    from mlip.study import Study
+
+BATCH = 64
+
+
+def fingerprint(store: Store) -> str:
+    """16 hex characters that change with the images of a store, their order or their size.
+
+    Taken from the manifest's size and the hashed ids and perceptual hashes in the records, so that a store of hundreds
+    of gigabytes is not read again to be recognised.
+    """
+    digest = hashlib.sha256(f"{store.images.shape}".encode())
+    for column in ("image_id", "dhash"):
+        digest.update("\x1f".join(store.records[column].astype(str)).encode())
+    return digest.hexdigest()[:16]
+
+
+def encode_images(
+    method: Method, images: np.ndarray, rows: Sequence[int] | np.ndarray, device: torch.device, title: str
+) -> Iterator[tuple[np.ndarray, ImageFeatures]]:
+    """Encode ``images[rows]`` (uint8 [N, S, S]) in batches of 64; yields (positions in ``rows`` [B], features of them)."""
+    import torch
+
+    from mlip.data.pixels import to_tensor
+
+    rows = np.asarray(rows, dtype=np.int64)
+    with progress() as bar:
+        task = bar.add_task(title, total=len(rows))
+        for start in range(0, len(rows), BATCH):
+            positions = np.arange(start, min(start + BATCH, len(rows)))
+            with torch.inference_mode():
+                features = method.encode_image(to_tensor(np.asarray(images[rows[positions]])).to(device))
+            yield positions, features
+            bar.advance(task, len(positions))
+
+
+def extract(
+    study: Study, paths: StudyPaths, entry: Entry, seed: int, datasets: Sequence[str], device: torch.device
+) -> None:
+    """Write ``pooled`` [N, D] and ``joint`` [N, E] (float32, rows as in records.parquet) of one method, a file per data set.
+
+    A file appears only when it is complete. Its metadata holds the method, the seed, the data set and the store's
+    :func:`fingerprint`, which :func:`read_features` compares.
+
+    Raises
+    ------
+    UserError : a store or the checkpoint is missing, or the method gives numbers that are not finite.
+    """
+    from mlip.pretraining.checkpoints import load_method
+
+    method = load_method(study, entry, seed).to(device)
+    for dataset in datasets:
+        _extract_one(method, paths, entry, seed, dataset, device)
+
+
+def _extract_one(
+    method: Method, paths: StudyPaths, entry: Entry, seed: int, dataset: str, device: torch.device
+) -> None:
+    from safetensors.numpy import save_file
+
+    from mlip.data.store import open_store
+
+    store = open_store(paths.data(dataset))
+    count = len(store.records)
+    tensors: dict[str, np.ndarray] = {}
+    for positions, features in encode_images(method, store.images, np.arange(count), device, f"{entry.name} {dataset}"):
+        for name in ("pooled", "joint"):
+            values = getattr(features, name).float().cpu().numpy()
+            if not np.isfinite(values).all():
+                raise UserError(
+                    f"the {name} features of {dataset} are not finite",
+                    where=paths.pretrain(entry.name, seed),
+                    fix="look for a diverged loss in metrics.jsonl and train again",
+                )
+            tensors.setdefault(name, np.empty((count, values.shape[1]), dtype=np.float32))[positions] = values
+    path = paths.features(entry.name, seed, dataset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    about = {"method": entry.name, "seed": str(seed), "dataset": dataset, "store": fingerprint(store)}
+    try:
+        save_file(tensors, part, metadata=about)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_features(
+    path: Path,
+    rows: np.ndarray | None = None,
+    *,
+    names: Sequence[str] = ("pooled", "joint"),
+    store: Store | None = None,
+) -> dict[str, np.ndarray]:
+    """Read float32 arrays [len(rows), D] by name; all rows where ``rows`` is None.
+
+    Raises
+    ------
+    UserError : the file is missing or damaged, or it was made from another store than ``store``.
+    """
+    if not path.is_file():
+        raise UserError("features have not been extracted yet", where=path, fix="run snakemake, which extracts them")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            made_from = (file.metadata() or {}).get("store")
+            tensors = {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise UserError(f"is not readable ({error})", where=path, fix="delete it; snakemake extracts it anew") from None
+    if store is not None and made_from != fingerprint(store):
+        raise UserError(
+            "was made from other images than the store now holds",
+            where=path,
+            fix="delete it; snakemake extracts it anew",
+        )
+    return tensors if rows is None else {name: values[rows] for name, values in tensors.items()}

@@ -1,0 +1,126 @@
+"""The public COVID-19 image data collection (covid-chestxray-dataset)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from mlip.data.formats.files import need_file, need_folder, read_grey, read_table
+from mlip.data.records import Box, Reader, ReaderOptions, Record
+from mlip.errors import UserError
+
+_COLUMNS = ("patientid", "finding", "view", "modality", "folder", "filename", "clinical_notes")
+_FRONTAL = ("PA", "AP", "AP Supine", "AP Erect")
+# Older tables name the pathogen alone; the collection's later hierarchy files each of these under Pneumonia.
+_PATHOGENS = (
+    "COVID-19", "SARS", "MERS-CoV", "Varicella", "Influenza", "Herpes", "H1N1", "Streptococcus", "Klebsiella", "Chlamydophila",
+    "Legionella", "E.Coli", "Mycoplasma", "Nocardia", "Staphylococcus", "MRSA", "Pneumocystis", "Aspergillosis", "Lipoid",
+    "Aspiration", "Bacterial", "Viral", "Fungal",
+)  # fmt: skip
+
+
+class CovidChestxrayOptions(ReaderOptions):
+    only: Literal["all", "with_notes", "with_masks", "with_boxes", "labelled"] = Field(
+        "all", description="which films to keep"
+    )
+
+
+class CovidChestxray(Reader):
+    title = "COVID-19 image data collection"
+    citation = "Cohen et al., COVID-19 image data collection: prospective predictions are the future, MELBA 2020:18272"
+    access = "https://github.com/ieee8023/covid-chestxray-dataset"
+    layout = (
+        "metadata.csv, images/, optional annotations/annotations.json (COCO lung boxes) and masks/<stem>.png (lungs)"
+    )
+    versions = ("2020",)
+    uncertainty = "finding todo and Unknown is NaN; ARDS alone leaves Pneumonia NaN"
+    labels = ("COVID-19", "Pneumonia")
+    box_categories = ("Right Lung", "Left Lung")
+    mask_name = "Lungs"
+    Options = CovidChestxrayOptions
+
+    def check(self, root: Path, options: CovidChestxrayOptions) -> str:
+        need_folder(root)
+        read_table(need_file(root / "metadata.csv"), _COLUMNS, rows=1)
+        need_folder(root / "images", fix="clone the data set there")
+        if options.only == "with_boxes":
+            need_file(root / "annotations" / "annotations.json")
+        if options.only == "with_masks":
+            need_folder(root / "masks", fix="add the lung masks, or do not ask for them")
+        return "2020"
+
+    def records(self, root: Path, options: CovidChestxrayOptions) -> list[Record]:
+        table = read_table(root / "metadata.csv", _COLUMNS)
+        table = table[(table.modality == "X-ray") & table.view.isin(_FRONTAL)]
+        boxes = self._boxes(root)
+        masks = {p.stem: p for p in sorted((root / "masks").glob("*.png"))}
+        records = []
+        for patient, finding, view, _, folder, name, notes in table[list(_COLUMNS)].itertuples(index=False):
+            record = Record(
+                path=root / folder / name,
+                image_id=name,
+                patient_id=patient,
+                study_id=name,
+                view=view,
+                labels=findings(finding),
+                boxes=tuple(boxes.get(name, ())),
+                report="" if pd.isna(notes) else notes,
+                mask=masks.get(Path(name).stem),
+            )
+            if _kept(record, options.only):
+                records.append(record)
+        return records
+
+    def load_image(self, record: Record) -> np.ndarray:
+        return read_grey(record.path)
+
+    def load_mask(self, record: Record) -> np.ndarray | None:
+        return None if record.mask is None else (read_grey(record.mask) > 127).astype(np.uint8)
+
+    def _boxes(self, root: Path) -> dict[str, list[Box]]:
+        path = root / "annotations" / "annotations.json"
+        if not path.is_file():
+            return {}
+        try:
+            coco = json.loads(path.read_text())
+            names = {i["id"]: i["file_name"] for i in coco["images"]}
+            categories = {c["id"]: c["name"] for c in coco["categories"]}
+            boxes: dict[str, list[Box]] = {}
+            for a in coco["annotations"]:
+                x, y, width, height = map(float, a["bbox"])
+                if (category := categories[a["category_id"]]) in self.box_categories:
+                    boxes.setdefault(names[a["image_id"]], []).append(Box(x, y, width, height, category))
+            return boxes
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"is no COCO annotation ({type(error).__name__}: {error})", where=path, fix="download it again"
+            ) from None
+
+
+def findings(text: str) -> dict[str, float]:
+    """Labels of the collection's ``finding`` cell, e.g. ``COVID-19, ARDS`` or ``Pneumonia/Viral/COVID-19``."""
+    if pd.isna(text) or text.strip() in ("todo", "Unknown", ""):
+        return {"COVID-19": float("nan"), "Pneumonia": float("nan")}
+    covid = "COVID-19" in text
+    pneumonia = "Pneumonia" in text or any(p in text for p in _PATHOGENS)
+    # Respiratory distress mostly comes from pneumonia, but the cell does not say so.
+    unsaid = text.strip() == "ARDS"
+    return {"COVID-19": float(covid), "Pneumonia": float("nan") if unsaid else float(pneumonia)}
+
+
+def _kept(record: Record, only: str) -> bool:
+    return {
+        "all": True,
+        "with_notes": bool(record.report.strip()),
+        "with_masks": record.mask is not None,
+        "with_boxes": bool(record.boxes),
+        "labelled": not np.isnan(record.labels["COVID-19"]),
+    }[only]
+
+
+READER = CovidChestxray()

@@ -1,0 +1,106 @@
+"""RSNA Pneumonia Detection Challenge, stage 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from mlip.data.formats.dicom import dicom_header, read_dicom
+from mlip.data.formats.files import need_file, need_folder, numbers, read_table
+from mlip.data.records import Box, Reader, ReaderOptions, Record
+from mlip.errors import UserError
+
+_COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
+
+
+class RsnaOptions(ReaderOptions):
+    test_labels: str | None = Field(
+        None, description="a csv of the same columns for stage_2_test_images; those films become the official test part"
+    )
+
+
+class Rsna(Reader):
+    title = "RSNA Pneumonia Detection Challenge (stage 2)"
+    citation = (
+        "Shih et al., Augmenting the National Institutes of Health chest radiograph dataset with expert annotations of "
+        "possible pneumonia, Radiology: Artificial Intelligence 1(1), 2019"
+    )
+    access = "https://www.kaggle.com/competitions/rsna-pneumonia-detection-challenge"
+    layout = "stage_2_train_labels.csv, stage_2_train_images/<patientId>.dcm"
+    versions = ("stage 2",)
+    uncertainty = "none: Target is 0 or 1"
+    labels = ("Pneumonia",)
+    box_categories = ("Pneumonia",)
+    mask_name = "Pneumonia box"
+    Options = RsnaOptions
+
+    def check(self, root: Path, options: RsnaOptions) -> str:
+        need_folder(root)
+        if not (root / "stage_2_train_labels.csv").is_file() and (root / "stage_1_train_labels.csv").is_file():
+            raise UserError("is stage 1, supported is stage 2", where=root, fix="download the stage 2 files")
+        for table, folder in self._sources(root, options):
+            read_table(need_file(table), _COLUMNS, rows=1)
+            need_folder(folder, fix="unpack the images there")
+        return "stage 2"
+
+    def complete(self, version: str, options: RsnaOptions) -> dict[str, int]:
+        return {} if options.test_labels else {"images": 26_684, "boxes": 9_555}
+
+    def records(self, root: Path, options: RsnaOptions) -> list[Record]:
+        records: list[Record] = []
+        for (table, folder), part in zip(self._sources(root, options), ("train", "test"), strict=False):
+            boxes: dict[str, list[Box]] = {}
+            positive: dict[str, float] = {}
+            rows = read_table(table, _COLUMNS)
+            values = numbers(rows, _COLUMNS[1:], table)
+            boxed, target = ~np.isnan(values[:, :4]).any(axis=1), values[:, 4]
+            if len(wrong := np.flatnonzero(~np.isin(target, (0, 1)) | (boxed & (target != 1)))):
+                raise UserError(
+                    f"line {wrong[0] + 2}: Target is {target[wrong[0]]:g} beside {'a' if boxed[wrong[0]] else 'no'} box, "
+                    "it is 0 or 1, and 1 where there is a box",
+                    where=table,
+                    fix="use the unmodified official table",
+                )
+            for patient, row, has_box in zip(rows.patientId, values.tolist(), boxed, strict=True):
+                mine = boxes.setdefault(patient, [])
+                positive[patient] = max(positive.get(patient, 0.0), row[4])
+                if has_box:
+                    mine.append(Box(row[0], row[1], row[2], row[3], "Pneumonia"))
+            for patient in sorted(boxes):  # sorted as the groupby of the published split scripts leaves them
+                records.append(
+                    Record(
+                        path=folder / f"{patient}.dcm",
+                        image_id=patient,
+                        patient_id=patient,
+                        study_id=patient,
+                        official_split=part if options.test_labels else "",
+                        labels={"Pneumonia": positive[patient]},
+                        boxes=tuple(boxes[patient]),
+                        mask=tuple(boxes[patient]),
+                    )
+                )
+        return records
+
+    def load_image(self, record: Record) -> np.ndarray:
+        return read_dicom(record.path)
+
+    def load_mask(self, record: Record) -> np.ndarray:
+        """The filled boxes: the pixel target that the published segmentation protocols use."""
+        header = dicom_header(record.path)
+        mask = np.zeros((int(header.Rows), int(header.Columns)), np.uint8)
+        for box in record.mask:
+            left, top = max(0, round(box.x)), max(0, round(box.y))
+            mask[top : round(box.y + box.height), left : round(box.x + box.width)] = 1
+        return mask
+
+    @staticmethod
+    def _sources(root: Path, options: RsnaOptions) -> list[tuple[Path, Path]]:
+        sources = [(root / "stage_2_train_labels.csv", root / "stage_2_train_images")]
+        if options.test_labels:
+            sources.append((root / options.test_labels, root / "stage_2_test_images"))
+        return sources
+
+
+READER = Rsna()

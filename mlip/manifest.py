@@ -1,0 +1,84 @@
+"""``method.yaml``: what a method folder says about itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mlip.errors import UserError
+from mlip.study import describe
+from mlip.yaml_files import read_yaml
+
+EncoderKind = Literal["cnn", "vit"]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ParameterSpec(_Closed):
+    """A hyper-parameter with where its value comes from."""
+
+    value: Any
+    source: Literal["paper", "official-code", "sibling-code", "seed", "ours"]
+    where: str = ""
+
+
+class ComponentSpec(_Closed):
+    """A part of the objective that an ablation can switch off."""
+
+    default: bool = True
+    doc: str
+    source: Literal["paper", "official-code", "sibling-code", "seed", "ours"]
+
+
+class EncoderSupport(_Closed):
+    supports: list[EncoderKind] = Field(min_length=1)
+    prefers: EncoderKind
+
+
+class Recipe(_Closed):
+    """Optimiser's numbers of one tier. ``epochs`` and ``batch_size`` are used where the study leaves them null."""
+
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
+    clip: float | None = 1.0
+    params: dict[str, Any] = Field(default_factory=dict, description="overrides of `parameters` at this tier")
+    provenance: dict[str, str] = Field(default_factory=dict, description="where each number comes from")
+
+
+class Manifest(_Closed):
+    """``method.yaml``: what a method folder says about itself."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    title: str
+    paper: str
+    citation: str
+    year: int
+    status: Literal["official-agreement", "reconstruction", "control", "external"]
+    encoders: EncoderSupport
+    capabilities: list[Literal["zero_shot", "retrieval", "local_alignment", "knowledge", "maps"]] = Field(
+        default_factory=list
+    )
+    trained: bool = True
+    components: dict[str, ComponentSpec] = Field(default_factory=dict)
+    parameters: dict[str, ParameterSpec] = Field(default_factory=dict)
+    recipes: dict[str, Recipe] = Field(default_factory=dict)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate ``folder/method.yaml``; its id must equal the folder's name."""
+    path = folder / "method.yaml"
+    try:
+        manifest = Manifest.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise UserError(describe(error), where=path, fix="see docs/adding-a-baseline.md") from None
+    if manifest.id != folder.name:
+        raise UserError(f"id is {manifest.id!r} but the folder is {folder.name!r}", where=path, fix="make them equal")
+    return manifest

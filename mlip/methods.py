@@ -1,0 +1,134 @@
+"""Method folders and the rows that a study makes of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlip.errors import UserError
+from mlip.manifest import EncoderKind, Manifest, Recipe, read_manifest
+from mlip.paths import ROOT
+from mlip.study import Study, VariantConfig
+
+if TYPE_CHECKING:
+    from mlip.contract import Method
+
+METHOD_FOLDERS = (ROOT / "mlip", ROOT / "baselines")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a study: a method folder with its encoder, switches and parameters resolved."""
+
+    name: str
+    manifest: Manifest
+    folder: Path
+    encoder: EncoderKind
+    components: dict[str, bool]
+    params: dict[str, Any]
+    title: str
+    seed: int = 0
+
+    def training_seed(self, seed: int) -> int:
+        """What this row's training draws from where the study's pre-training seed is ``seed``."""
+        return seed + self.seed
+
+
+@cache
+def method_folders() -> dict[str, Path]:
+    """Every folder that holds a ``method.yaml``, by name."""
+    found: dict[str, Path] = {}
+    for parent in METHOD_FOLDERS:
+        for path in sorted(parent.glob("*/method.yaml")):
+            name = path.parent.name
+            if name in found:
+                raise UserError(
+                    f"two folders are called {name!r}", where=path.parent, fix=f"rename it or {found[name]}"
+                )
+            found[name] = path.parent
+    return found
+
+
+def entries(study: Study) -> dict[str, Entry]:
+    """The rows of a study, by name: discovered folders first, then the variants, each validated."""
+    folders, config = method_folders(), study.methods
+    for name in [*(config.include or []), *config.exclude, *(v.method for v in config.variants.values())]:
+        if name not in folders:
+            raise UserError(
+                f"methods names {name!r}, but there is no such method folder",
+                where=study.study,
+                fix=f"one of {sorted(folders)}",
+            )
+    names = [n for n in (config.include if config.include is not None else folders) if n not in config.exclude]
+    rows = {name: VariantConfig(method=name) for name in names}
+    for name, variant in config.variants.items():
+        if name in rows:
+            raise UserError(f"variant {name!r} has the name of a method", where=study.study, fix="choose another name")
+        rows[name] = variant
+    manifests = {method: read_manifest(folders[method]) for method in dict.fromkeys(v.method for v in rows.values())}
+    return {n: _entry(study, n, v, folders[v.method], manifests[v.method]) for n, v in rows.items()}
+
+
+def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manifest: Manifest) -> Entry:
+    where = folder / "method.yaml"
+    encoder = variant.encoder or manifest.encoders.prefers
+    if encoder not in manifest.encoders.supports:
+        raise UserError(
+            f"{name} asks for a {encoder} encoder, the method supports {manifest.encoders.supports}",
+            where=where,
+            fix="choose a supported one",
+        )
+    if unknown := set(variant.components) - set(manifest.components):
+        raise UserError(
+            f"{name} switches unknown components {sorted(unknown)}",
+            where=where,
+            fix=f"one of {sorted(manifest.components)}",
+        )
+    recipe = manifest.recipes.get(study.pretrain.recipe)
+    if manifest.trained and recipe is None:
+        raise UserError(f"has no recipe {study.pretrain.recipe!r}", where=where, fix="add it under `recipes`")
+    params = {key: spec.value for key, spec in manifest.parameters.items()}
+    for source, overrides in (("recipe", recipe.params if recipe else {}), (f"variant {name}", variant.params)):
+        if unknown := set(overrides) - set(params):
+            raise UserError(
+                f"{source} sets unknown parameters {sorted(unknown)}", where=where, fix=f"one of {sorted(params)}"
+            )
+        params.update(overrides)
+    components = {key: variant.components.get(key, spec.default) for key, spec in manifest.components.items()}
+    return Entry(name, manifest, folder, encoder, components, params, variant.title or manifest.title, variant.seed)
+
+
+def recipe_of(entry: Entry, study: Study) -> Recipe:
+    """The recipe of this study's tier with the study's shared budget applied."""
+    recipe = entry.manifest.recipes[study.pretrain.recipe]
+    changes = {k: v for k in ("epochs", "batch_size") if (v := getattr(study.pretrain, k)) is not None}
+    return recipe.model_copy(update=changes)
+
+
+def method_class(folder: Path) -> type[Method]:
+    """The one class in ``folder/model.py`` that derives :class:`mlip.contract.Method`."""
+    from mlip.contract import Method
+
+    path = folder / "model.py"
+    if not path.is_file():
+        raise UserError("has no model.py", where=folder, fix="see docs/adding-a-baseline.md")
+    name = f"{folder.parent.name}.{folder.name}.model"
+    if name in sys.modules:
+        module = sys.modules[name]
+    else:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    found = [
+        c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, Method) and c.__module__ == name
+    ]
+    if len(found) != 1:
+        raise UserError(f"defines {len(found)} classes deriving Method, needs one", where=path, fix="keep exactly one")
+    return found[0]

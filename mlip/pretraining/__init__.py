@@ -1,0 +1,1 @@
+"""Batches, the training loop, checkpoints and what they were made with."""

@@ -1,0 +1,128 @@
+"""Image-report pairs for pre-training: the rows of the stores that have a report, and the batches drawn from them."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mlip.contract import Batch, entity_table
+from mlip.data.pixels import augment, load, to_tensor
+from mlip.data.splits import part_rows, read_splits
+from mlip.data.store import open_store
+from mlip.errors import UserError
+from mlip.paths import StudyPaths
+from mlip.seeding import generator, torch_generator
+from mlip.text.reports import Report, parse_report
+
+if TYPE_CHECKING:
+    from mlip.contract import Method
+    from mlip.knowledge.entities import Knowledge
+    from mlip.study import Study
+
+
+class Pairs:
+    """All pairs of one part (train or val) over the study's pre-training data sets.
+
+    Raises
+    ------
+    UserError : no row of the part has a report with a FINDINGS or IMPRESSION sentence.
+    """
+
+    def __init__(self, study: Study, part: str) -> None:
+        paths = StudyPaths(study)
+        self.images: list[np.ndarray] = []
+        sources, rows, patients = [], [], []
+        self.reports: list[Report] = []
+        self.without_report = 0
+        for number, name in enumerate(study.pretrain.datasets):
+            store = open_store(paths.data(name))
+            self.images.append(store.images)
+            chosen = store.records.iloc[part_rows(read_splits(paths.splits(name)), part)]
+            for row, text, patient in zip(chosen["row"], chosen["report"], chosen["patient_id"], strict=True):
+                report = parse_report(text)
+                if report.empty:
+                    self.without_report += 1
+                    continue
+                sources.append(number)
+                rows.append(int(row))
+                patients.append(int(hashlib.sha256(patient.encode()).hexdigest()[:15], 16))
+                self.reports.append(report)
+        self.sources, self.rows = np.array(sources, dtype=np.int64), np.array(rows, dtype=np.int64)
+        self.patients = torch.tensor(patients, dtype=torch.int64)
+        if not rows and part == "train":
+            raise UserError(
+                f"none of the {self.without_report} training rows of {study.pretrain.datasets} has a report",
+                where=paths.data(study.pretrain.datasets[0]),
+                fix="check reports_root and the FINDINGS/IMPRESSION sections",
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def pixels(self, index: np.ndarray) -> np.ndarray:
+        """uint8 [B, S, S] of the given pairs."""
+        out = np.empty((len(index), *self.images[0].shape[1:]), dtype=np.uint8)
+        for number, images in enumerate(self.images):
+            here = np.flatnonzero(self.sources[index] == number)
+            out[here] = load(images, self.rows[index[here]])
+        return out
+
+
+class Batches:
+    """Deterministic batches: any step can be made again from the study's seed, which is what exact resumption needs."""
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        study: Study,
+        method: Method,
+        knowledge: Knowledge | None,
+        seed: int,
+        batch_size: int,
+        epochs: int,
+    ) -> None:
+        self.pairs, self.study, self.method, self.seed, self.epochs = pairs, study, method, seed, epochs
+        self.batch_size = min(batch_size, len(pairs))
+        self.steps_per_epoch = len(pairs) // self.batch_size
+        self.affirmed = lru_cache(maxsize=100_000)(knowledge.affirmed) if knowledge is not None else None
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    def train(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """The batch of optimiser step ``step``; with several devices, the part of ``rank``."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        order = generator(self.study.seed, "pretrain-order", self.seed, epoch).permutation(len(self.pairs))
+        index = order[within * self.batch_size : (within + 1) * self.batch_size][rank::ranks]
+        draw = torch_generator(self.study.seed, "pretrain-augment", self.seed, step, rank)
+        images = augment(to_tensor(self.pairs.pixels(index)), draw)
+        return self._batch(index, images, epoch, step, rank)
+
+    def evaluation(self, limit: int) -> list[Batch]:
+        """Batches of the first ``limit`` pairs, not augmented, always the same."""
+        chosen = np.arange(min(limit, len(self.pairs)))
+        full = len(chosen) // self.batch_size * self.batch_size
+        parts = np.split(chosen[:full], max(full // self.batch_size, 1)) if full else []
+        return [self._batch(index, to_tensor(self.pairs.pixels(index)), 0, -1 - n, 0) for n, index in enumerate(parts)]
+
+    def _batch(self, index: np.ndarray, images: torch.Tensor, epoch: int, step: int, rank: int) -> Batch:
+        rng = generator(self.study.seed, "pretrain-text", self.seed, step, rank)
+        reports = [self.pairs.reports[i] for i in index]
+        texts = [self.method.text_view(report, rng) for report in reports]
+        return Batch(
+            images=images,
+            texts=texts,
+            tokens=self.method.tokenizer(texts),
+            reports=reports,
+            patients=self.pairs.patients[index],
+            entities=entity_table([self.affirmed(text) if self.affirmed else [] for text in texts]),
+            epoch=epoch,
+            step=step,
+            epochs=self.epochs,
+            generator=torch_generator(self.study.seed, "pretrain-method", self.seed, step, rank),
+        )

@@ -1,0 +1,98 @@
+"""Building methods from their folder, and loading what pre-training exported. Weights are always loaded strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model
+
+from mlip.encoders.image import ImageEncoder
+from mlip.encoders.text import TextEncoder
+from mlip.errors import UserError
+from mlip.knowledge.entities import Knowledge
+from mlip.methods import Entry, method_class
+from mlip.paths import StudyPaths
+from mlip.seeding import seed_everything
+from mlip.text.tokenisation import Tokenizer
+
+if TYPE_CHECKING:
+    from mlip.contract import Method
+    from mlip.study import Study
+
+
+def build_method(study: Study, entry: Entry, seed: int = 0) -> Method:
+    """A freshly initialised method on the CPU.
+
+    The image encoder, the text encoder and the method's heads are seeded separately, so that all methods with the
+    same encoder (the random control too) start from the very same encoder weights.
+    """
+    from mlip.contract import MethodContext
+
+    paths = StudyPaths(study)
+    tokenizer = Tokenizer.load(paths.tokenizer)
+    image_encoder = build_image_encoder(study, entry, seed)
+    seed_everything(study.seed, "init-text", entry.training_seed(seed))
+    text_encoder = TextEncoder(study.encoders.text, tokenizer.vocabulary)
+    knowledge = Knowledge.load(paths.knowledge) if "knowledge" in entry.manifest.capabilities else None
+    seed_everything(study.seed, "init-heads", entry.training_seed(seed))
+    context = MethodContext(
+        image_encoder, text_encoder, tokenizer, knowledge, dict(entry.params), dict(entry.components)
+    )
+    return method_class(entry.folder)(context)
+
+
+def build_image_encoder(study: Study, entry: Entry, seed: int = 0) -> ImageEncoder:
+    """A freshly initialised image encoder of the row's kind."""
+    config = study.encoders.cnn if entry.encoder == "cnn" else study.encoders.vit
+    seed_everything(study.seed, "init-image", entry.training_seed(seed))
+    return ImageEncoder(config, entry.encoder, study.image_size)
+
+
+def load_method(study: Study, entry: Entry, seed: int) -> Method:
+    """The pre-trained method in eval mode on the CPU.
+
+    Raises
+    ------
+    UserError : the checkpoint is missing or does not fit the method as configured.
+    """
+    path = StudyPaths(study).pretrain(entry.name, seed) / "method.safetensors"
+    method = build_method(study, entry, seed)
+    _require(path)
+    try:
+        load_model(method, path, strict=True)
+    except (RuntimeError, SafetensorError) as error:
+        raise _misfit(path, error) from None
+    return method.eval()
+
+
+def load_image_encoder(study: Study, entry: Entry, seed: int) -> ImageEncoder:
+    """The pre-trained image encoder alone, in eval mode on the CPU.
+
+    Raises
+    ------
+    UserError : the checkpoint is missing or does not fit the encoder as configured.
+    """
+    path = StudyPaths(study).pretrain(entry.name, seed) / "encoder.safetensors"
+    encoder = build_image_encoder(study, entry, seed)
+    _require(path)
+    try:
+        encoder.model.load_state_dict(load_file(path), strict=True)
+    except (RuntimeError, SafetensorError) as error:
+        raise _misfit(path, error) from None
+    return encoder.eval()
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise UserError("has not been trained yet", where=path, fix="run snakemake, which trains what is missing")
+
+
+def _misfit(path: Path, error: Exception) -> UserError:
+    first = " ".join(str(error).split())[:200]
+    return UserError(
+        f"does not fit the method as configured ({first})",
+        where=path,
+        fix="delete the folder, snakemake trains it anew",
+    )

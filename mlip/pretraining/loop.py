@@ -1,0 +1,279 @@
+"""Pre-training of one method: Lightning Fabric, AdamW, linear warm-up + cosine, exact resumption after a kill.
+
+The training state lives in ``work/<study>/state``, outside the outputs Snakemake knows and deletes when a job dies.
+A digest of everything that shapes the training guards it: a state made under another configuration is set aside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.progress import Progress
+from safetensors.torch import save_file, save_model
+
+from benchmarks.plan import code_of
+from mlip.contract import Method
+from mlip.devices import best_device
+from mlip.errors import UserError
+from mlip.knowledge.entities import Knowledge
+from mlip.log import logger, progress
+from mlip.manifest import Recipe
+from mlip.methods import Entry, recipe_of
+from mlip.paths import StudyPaths
+from mlip.pretraining import provenance
+from mlip.pretraining.batches import Batches, Pairs
+from mlip.pretraining.checkpoints import build_method
+from mlip.seeding import seed_everything
+from mlip.study import Study
+
+VALIDATION_PAIRS = 192
+
+
+def pretrain(study: Study, entry: Entry, seed: int) -> None:
+    """Train one row of the study and write its folder: weights, card.json, metrics.jsonl.
+
+    Raises
+    ------
+    UserError : no usable reports, a loss that is not finite, or a device that is not there.
+    """
+    paths = StudyPaths(study)
+    out = paths.pretrain(entry.name, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    if not entry.manifest.trained:
+        method = build_method(study, entry, seed)
+        _export(method, out)
+        _write_card(out, study, entry, seed, method, {"seconds": 0.0, "steps": 0, "samples_per_second": 0.0})
+        (out / "metrics.jsonl").write_text("")
+        return
+    _Training(study, entry, seed, out).run()
+
+
+class _Training:
+    def __init__(self, study: Study, entry: Entry, seed: int, out: Path) -> None:
+        self.study, self.entry, self.seed, self.out = study, entry, seed, out
+        self.training_seed = entry.training_seed(seed)
+        self.recipe: Recipe = recipe_of(entry, study)
+        paths = StudyPaths(study)
+        self.state_path = paths.training_state(entry.name, seed)
+        self.metrics_path = self.state_path.with_suffix(".jsonl")
+        self.state_path.parent.mkdir(parents=True, exist_ok=True)
+        self.fabric = _fabric(study)
+        pairs = Pairs(study, "train")
+        method = build_method(study, entry, seed)
+        knowledge = Knowledge.load(paths.knowledge) if "knowledge" in entry.manifest.capabilities else None
+        self.batches = Batches(
+            pairs, study, method, knowledge, self.training_seed, self.recipe.batch_size, self.recipe.epochs
+        )
+        validation = Pairs(study, "val")
+        self.validation = (
+            Batches(validation, study, method, knowledge, self.training_seed, self.recipe.batch_size, 1).evaluation(
+                VALIDATION_PAIRS
+            )
+            if len(validation)
+            else []
+        )
+        self.pairs = pairs
+        optimizer = torch.optim.AdamW(
+            _decay_groups(method, self.recipe.weight_decay), lr=self.recipe.lr, betas=self.recipe.betas
+        )
+        self.method = method
+        self.module, self.optimizer = self.fabric.setup(method, optimizer)
+        self.module.mark_forward_method("losses")
+        self.digest = _digest(study, entry, self.recipe, seed, pairs)
+        self.step, self.seconds, self.resumed = 0, 0.0, 0
+
+    def run(self) -> None:
+        self._resume()
+        started = self.last_save = time.monotonic()
+        before = self.seconds
+        with progress() as bar, self.metrics_path.open("a") as metrics:
+            task = bar.add_task(f"pre-train {self.entry.name}", total=self.batches.steps, completed=self.step)
+            while self.step < self.batches.steps:
+                line = self._train_step()
+                self.step += 1
+                self.seconds = before + time.monotonic() - started
+                if self.step % self.batches.steps_per_epoch == 0:
+                    line["validation"] = self._validate()
+                metrics.write(json.dumps(line) + "\n")
+                self._show(bar, task, line)
+                if time.monotonic() - self.last_save > self.study.pretrain.checkpoint_seconds:
+                    metrics.flush()
+                    self._save()
+        self.seconds = before + time.monotonic() - started
+        self._finish()
+
+    def _train_step(self) -> dict[str, Any]:
+        step = self.step
+        # Dropout and the like draw from the global state: seeding it by step makes resumption exact.
+        seed_everything(self.study.seed, "pretrain-step", self.training_seed, step, self.fabric.global_rank)
+        batch = self.batches.train(step, self.fabric.global_rank, self.fabric.world_size).to(self.fabric.device)
+        lr = self.recipe.lr * schedule(step, self.batches.steps, self.recipe.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.module.train()
+        terms = self.module.losses(batch)
+        loss = self._total(terms)
+        if not torch.isfinite(loss):
+            values = {k: v.item() for k, v in terms.items()}
+            raise UserError(
+                f"the loss of {self.entry.name} is not finite at step {step}: {values}",
+                where=self.entry.folder,
+                fix="lower the rate or look at the term",
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        self.method.on_backward(batch)
+        line: dict[str, Any] = {"step": step, "epoch": batch.epoch, "lr": lr, "loss": loss.item()}
+        if self.recipe.clip:
+            norm = self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.recipe.clip)
+            line["grad_norm"] = None if norm is None else norm.item()
+        self.optimizer.step()
+        line["terms"] = {k: v.item() for k, v in terms.items()}
+        return line
+
+    def _total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
+        weights = self.method.loss_weights()
+        return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """Mean loss terms on fixed validation pairs; logged, never used to choose anything."""
+        if not self.validation:
+            return {}
+        self.module.eval()
+        totals: dict[str, float] = {}
+        for batch in self.validation:
+            seed_everything(self.study.seed, "validation", self.training_seed, batch.step)
+            batch.generator.manual_seed(batch.generator.initial_seed())
+            for name, term in self.module.losses(batch.to(self.fabric.device)).items():
+                totals[name] = totals.get(name, 0.0) + term.item() / len(self.validation)
+        return totals
+
+    def _show(self, bar: Progress, task: Any, line: dict[str, Any]) -> None:
+        bar.update(task, completed=self.step, description=f"pre-train {self.entry.name}  loss {line['loss']:.3f}")
+        if self.step % self.batches.steps_per_epoch == 0:
+            epoch, rate = line["epoch"] + 1, self.step * self.batches.batch_size / max(self.seconds, 1e-9)
+            logger.info(
+                f"{self.entry.name} seed {self.seed}: epoch {epoch}/{self.recipe.epochs} loss {line['loss']:.3f} {rate:.0f} samples/s"
+            )
+
+    def _save(self) -> None:
+        self.last_save = time.monotonic()
+        state = {"digest": self.digest, "step": self.step, "seconds": self.seconds, "resumed": self.resumed}
+        temporary = self.state_path.with_suffix(".tmp")
+        self.fabric.save(temporary, {"method": self.module, "optimizer": self.optimizer, **state})
+        os.replace(temporary, self.state_path)
+
+    def _resume(self) -> None:
+        if self.state_path.is_file():
+            state = {"method": self.module, "optimizer": self.optimizer}
+            if torch.load(self.state_path, map_location="cpu", weights_only=False)["digest"] == self.digest:
+                rest = self.fabric.load(self.state_path, state)
+                self.step, self.seconds, self.resumed = rest["step"], rest["seconds"], rest["resumed"] + 1
+                logger.info(
+                    f"{self.entry.name} seed {self.seed}: continues at step {self.step} of {self.batches.steps}"
+                )
+            else:
+                logger.info(
+                    f"{self.entry.name} seed {self.seed}: the state in {self.state_path} belongs to another configuration, training starts anew"
+                )
+        lines = self.metrics_path.read_text().splitlines()[: self.step] if self.metrics_path.is_file() else []
+        self.metrics_path.write_text("".join(line + "\n" for line in lines))
+
+    def _finish(self) -> None:
+        if self.fabric.is_global_zero:
+            last = json.loads(self.metrics_path.read_text().splitlines()[-1])
+            _export(self.method, self.out)
+            shutil.copyfile(self.metrics_path, self.out / "metrics.jsonl")
+            facts = {
+                "seconds": round(self.seconds, 2),
+                "steps": self.step,
+                "pairs": len(self.pairs),
+                "rows_without_report": self.pairs.without_report,
+                "samples_per_second": round(self.step * self.batches.batch_size / max(self.seconds, 1e-9), 2),
+                "resumed": self.resumed,
+                "recipe": self.recipe.model_dump(),
+                "final": {k: last[k] for k in ("loss", "terms") if k in last}
+                | {"validation": last.get("validation", {})},
+            }
+            _write_card(self.out, self.study, self.entry, self.seed, self.method, facts)
+            for path in (self.state_path, self.metrics_path):
+                path.unlink(missing_ok=True)
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Factor on the base rate: linear warm-up over ``warmup * steps``, then a half cosine to zero."""
+    first = max(1, round(warmup * steps))
+    if step < first:
+        return (step + 1) / first
+    return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, steps - first)))
+
+
+def _fabric(study: Study) -> Fabric:
+    device = best_device(study.device)
+    if device.type == "cpu":
+        torch.set_num_threads(study.pretrain.threads)
+    precision = study.pretrain.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    devices = study.pretrain.devices if device.type == "cuda" else 1
+    fabric = Fabric(accelerator=device.type, devices=devices, precision=precision)
+    if devices > 1:
+        fabric.launch()
+    return fabric
+
+
+def _decay_groups(method: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """No decay on biases, norms and other vectors, as is usual for AdamW."""
+    named = [(n, p) for n, p in method.named_parameters() if p.requires_grad]
+    return [
+        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _digest(study: Study, entry: Entry, recipe: Recipe, seed: int, pairs: Pairs) -> str:
+    """Hash of everything that shapes the training, the method's code included."""
+    facts: dict[str, Any] = {
+        "study": study.model_dump(mode="json", include={"seed", "image_size", "encoders", "knowledge", "pretrain"}),
+        "recipe": recipe.model_dump(mode="json", exclude={"provenance"}),
+        "entry": [entry.encoder, entry.components, entry.params],
+        "code": code_of(entry),
+        "pairs": [len(pairs), int(pairs.rows.sum())],
+        "seed": entry.training_seed(seed),
+    }
+    facts["study"]["pretrain"].pop("checkpoint_seconds")
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _export(method: Method, out: Path) -> None:
+    model = method.image_encoder.model
+    save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, out / "encoder.safetensors")
+    save_model(method.cpu(), str(out / "method.safetensors"))
+
+
+def _write_card(out: Path, study: Study, entry: Entry, seed: int, method: Method, facts: dict[str, Any]) -> None:
+    card = {
+        "method": entry.name,
+        "folder": entry.folder.name,
+        "status": entry.manifest.status,
+        "encoder": entry.encoder,
+        "study": study.study,
+        "seed": entry.training_seed(seed),
+        **facts,
+        "components": entry.components,
+        "params": entry.params,
+        "parameters_image_encoder": sum(p.numel() for p in method.image_encoder.parameters()),
+        "parameters_total": sum(p.numel() for p in method.parameters()),
+        **provenance.facts(study.device),
+    }
+    (out / "card.json").write_text(json.dumps(card, indent=1, default=str) + "\n")

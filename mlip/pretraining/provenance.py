@@ -1,0 +1,55 @@
+"""What a result was made with: versions, commit, device."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import version
+from typing import Any
+
+from mlip.paths import ROOT
+
+PACKAGES = (
+    "torch",
+    "timm",
+    "transformers",
+    "lightning-fabric",
+    "POT",
+    "pb1-detectron2",
+    "segmentation-models-pytorch",
+    "snakemake",
+    "numpy",
+    "scikit-learn",
+)
+
+
+def commit() -> str:
+    """The checkout's commit, with ``-dirty`` where files differ from it; ``unknown`` outside a git checkout."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no", "--", ":!results") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*args: str) -> str:
+    return subprocess.run(["git", "-C", str(ROOT), *args], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def facts(device: str = "auto") -> dict[str, Any]:
+    """Versions, commit and device, for cards."""
+    from mlip.devices import best_device
+
+    kind = best_device(device)
+    if kind.type == "cuda":
+        import torch
+
+        name = torch.cuda.get_device_name()
+    else:
+        name = platform.processor() or platform.machine()
+    return {
+        "versions": {p: version(p) for p in PACKAGES},
+        "python": platform.python_version(),
+        "commit": commit(),
+        "device": f"{kind.type}: {name}",
+    }

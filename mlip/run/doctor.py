@@ -1,0 +1,257 @@
+"""Is the data of a study there and readable? Asked before hours are spent on it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mlip.data.catalogue import resolve
+from mlip.data.records import Reader, Record
+from mlip.errors import UserError
+from mlip.seeding import generator
+from mlip.study import Study
+
+State = Literal["ready", "will be generated", "damaged", "missing"]
+_COLOURS: dict[str, str] = {"ready": "green", "will be generated": "cyan", "damaged": "red", "missing": "red"}
+
+
+@dataclass
+class DatasetHealth:
+    """What the doctor found for one data set."""
+
+    name: str
+    reader: str
+    root: str
+    state: State
+    version: str = ""
+    counts: dict[str, int] = field(default_factory=dict)  # images, patients, reports, boxes, masks, official parts
+    sampled: int = 0
+    missing: int = 0  # of the sampled images, files that are not there
+    unreadable: int = 0  # of the sampled images, files that cannot be decoded
+    problem: str = ""
+    next_step: str = ""
+    complete: dict[str, int] = field(default_factory=dict)  # counts of the whole official release, where known
+    positives: dict[str, int] = field(default_factory=dict)  # images by label that is positive
+
+    @property
+    def usable(self) -> bool:
+        return self.state in ("ready", "will be generated")
+
+
+@dataclass
+class Reach:
+    """Whether the table of one task on one data set can be computed with what is there, and why not."""
+
+    task: str
+    dataset: str
+    obstacle: str = ""
+
+
+@dataclass
+class DoctorReport:
+    study: str
+    datasets: list[DatasetHealth]
+    tables: list[Reach]
+    problem: str = ""  # of the study file itself: an unknown method, task or protocol
+
+    @property
+    def ok(self) -> bool:
+        """Whether the study can run as configured."""
+        return not self.problem and all(d.usable for d in self.datasets) and not any(t.obstacle for t in self.tables)
+
+    def to_json(self) -> str:
+        return json.dumps({"ok": self.ok, **asdict(self)}, indent=1)
+
+
+def doctor(study: Study, sample: int = 1000) -> DoctorReport:
+    """Examine every data set of the study (tables, counts, up to ``sample`` decoded images each) and which of the study's
+    tables can be computed.
+
+    Problems are reported, not raised.
+    """
+    datasets = [_examine(study, name, sample) for name in study.datasets]
+    return DoctorReport(study.study, datasets, *_tables(study, {d.name: d for d in datasets}))
+
+
+def precheck(study: Study) -> None:
+    """Fail now rather than after hours: readers and options of all data sets, folder and tables of those not generated.
+
+    Raises
+    ------
+    UserError : the first thing that is wrong.
+    """
+    for name, config in study.datasets.items():
+        reader, options = resolve(study, name)
+        if not _generated(study, name):
+            if not config.root.is_dir():
+                raise UserError(f"the data set {name} is not there", where=config.root, fix=_obtain(reader, name))
+            reader.verify(config.root, options)
+
+
+def render(report: DoctorReport, console: Console | None = None) -> None:
+    """Print for people: the data sets, which tables can be computed, and what to do next."""
+    console = console or Console()
+    look: dict[str, Any] = {"box": None, "pad_edge": False, "title_justify": "left", "header_style": "bold"}
+    data = Table(title=f"Data of the study {report.study}", padding=(0, 1, 0, 0), **look)
+    for column in ("data set", "state", "version"):
+        data.add_column(column, no_wrap=True)
+    for column in ("films", "of", "patients"):
+        data.add_column(column, no_wrap=True, justify="right")
+    data.add_column("with", min_width=13)
+    data.add_column("decoded", no_wrap=True)
+    for d in report.datasets:
+        numbers = (d.counts.get("images"), d.complete.get("images"), d.counts.get("patients"))
+        held = ", ".join(f"{d.counts[kind]:,} {kind}" for kind in ("reports", "boxes", "masks") if d.counts.get(kind))
+        bad = d.missing + d.unreadable
+        sampled = f"{d.sampled:,} {f'but {bad}' if bad else 'good'}" if d.sampled else ""
+        shown = [f"{n:,}" if n is not None else "" for n in numbers]
+        data.add_row(d.name, Text(d.state, style=_COLOURS[d.state]), d.version, *shown, held, sampled)
+    console.print(data, "")
+    if any(d.complete for d in report.datasets):
+        console.print("`of`: the complete official release. Fewer films: a part of it, or virtual patients.\n")
+    tables = Table("task", "can be computed on", "cannot", title="Tables of the study", **look)
+    for task in dict.fromkeys(t.task for t in report.tables):
+        by_obstacle: dict[str, list[str]] = {}
+        for reach in report.tables:
+            if reach.task == task:
+                by_obstacle.setdefault(reach.obstacle, []).append(reach.dataset)
+        reached = ", ".join(by_obstacle.pop("", []))
+        tables.add_row(task, reached, "; ".join(f"{', '.join(names)}: {why}" for why, names in by_obstacle.items()))
+    console.print(tables, "")
+    if report.problem:
+        console.print(Text(report.problem, style="red"), soft_wrap=True)
+    for d in report.datasets:
+        if d.problem or d.next_step:
+            console.print(Text(f"{d.name}: {'; '.join(filter(None, (d.problem, d.next_step)))}"), soft_wrap=True)
+    verdict = ("The study can run as configured.", "green") if report.ok else ("The study cannot run yet.", "red")
+    console.print(Text(*verdict))
+
+
+def _generated(study: Study, name: str) -> bool:
+    """Whether the study's own twin writes this data set's folder."""
+    if study.twin is None:
+        return False
+    root = study.datasets[name].root.resolve()
+    return any(d.twin is not None and d.root.resolve() == root for d in study.datasets.values())
+
+
+def _obtain(reader: Reader, name: str) -> str:
+    return (
+        f"obtain {reader.title} ({reader.access}) and set datasets.{name}.root to the folder that holds {reader.layout}"
+    )
+
+
+def _tables(study: Study, health: dict[str, DatasetHealth]) -> tuple[list[Reach], str]:
+    """Each task on each of its data sets, and what is wrong with the study file itself."""
+    from benchmarks.plan import task_protocols  # planning asks this module for its checks
+    from benchmarks.tasks.catalogue import tasks
+    from mlip.methods import entries
+
+    reach: dict[tuple[str, str], Reach] = {}
+    problem = ""
+    unready = [name for name in study.pretrain.datasets if not health[name].usable]
+    try:
+        entries(study)
+        for task, config, _, protocol in task_protocols(study):
+            for name in config.datasets:
+                at = reach.setdefault((task, name), Reach(task, name))
+                try:
+                    tasks()[task].check(protocol, name, study)
+                except UserError as error:
+                    at.obstacle = at.obstacle or str(error)
+                if not at.obstacle and not health[name].usable:
+                    at.obstacle = f"data {health[name].state}"
+                if not at.obstacle and unready:
+                    at.obstacle = f"nothing to pre-train on: {', '.join(unready)} {health[unready[0]].state}"
+    except UserError as error:
+        problem = str(error)
+    return list(reach.values()), problem
+
+
+def _examine(study: Study, name: str, sample: int) -> DatasetHealth:
+    config = study.datasets[name]
+    health = DatasetHealth(name, config.reader, str(config.root), "missing")
+    try:
+        reader, options = resolve(study, name)
+        if not config.root.is_dir():
+            if _generated(study, name):
+                health.state, health.next_step = (
+                    "will be generated",
+                    "nothing to do: the study writes it from virtual patients",
+                )
+            else:
+                health.problem, health.next_step = f"{config.root} does not exist", _obtain(reader, name)
+            return health
+        health.state = "damaged"
+        health.version = reader.verify(config.root, options)
+        records = reader.records(config.root, options)
+    except UserError as error:
+        health.problem, health.next_step = str(error).split(". Fix: ")[0], error.fix or "see docs/datasets.md"
+        if _generated(study, name):
+            health.next_step = f"delete {config.root}: the study writes it again"
+        return health
+    health.counts, health.complete = _counts(records), reader.complete(health.version, options)
+    health.positives = {label: sum(r.labels.get(label) == 1 for r in records) for label in reader.labels}
+    if not records:
+        health.problem, health.next_step = (
+            "no image is left after the options were applied",
+            f"change datasets.{name}.options",
+        )
+        return health
+    _sample(reader, records, sample, health)
+    bad = health.missing + health.unreadable
+    if bad > config.max_corrupt * health.sampled:
+        health.next_step = f"complete the download, or raise datasets.{name}.max_corrupt (now {config.max_corrupt:g})"
+        return health
+    health.state = "ready"
+    excess = [f"{health.counts[k]:,} {k} of {n:,}" for k, n in health.complete.items() if health.counts[k] > n]
+    if excess:
+        health.problem = f"holds more than the complete release: {', '.join(excess)}"
+        health.next_step = f"see whether this is {reader.title}, version {health.version}"
+    elif bad:
+        health.next_step = f"nothing to do: within datasets.{name}.max_corrupt ({config.max_corrupt:g})"
+    return health
+
+
+def _counts(records: list[Record]) -> dict[str, int]:
+    parts = Counter(r.official_split for r in records if r.official_split)
+    return {
+        "images": len(records),
+        "patients": len({r.patient_id for r in records}),
+        "reports": sum(bool(r.report.strip()) for r in records),
+        "boxes": sum(len(r.boxes) for r in records),
+        "masks": sum(r.mask is not None for r in records),
+        **{f"official {part}": count for part, count in sorted(parts.items())},
+    }
+
+
+def _sample(reader: Reader, records: list[Record], size: int, health: DatasetHealth) -> None:
+    """Decode up to ``size`` images spread over the data set; the first problem is named."""
+    rng = generator("doctor", health.name)
+    rows = np.sort(rng.choice(len(records), min(size, len(records)), replace=False))
+
+    def attempt(row: int) -> UserError | None:
+        try:
+            reader.probe(records[row])
+        except UserError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # decoders release the interpreter lock
+        problems = list(pool.map(attempt, rows.tolist()))
+    failed = [(records[row], error) for row, error in zip(rows, problems, strict=True) if error is not None]
+    health.sampled = len(rows)
+    health.missing = sum(not record.path.is_file() for record, _ in failed)
+    health.unreadable = len(failed) - health.missing
+    if failed:
+        bad = f"{health.missing} missing and {health.unreadable} unreadable of {len(rows):,} films looked at, e.g. "
+        health.problem = f"{bad}{failed[0][0].path} {failed[0][1].problem}"

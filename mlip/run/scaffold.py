@@ -1,0 +1,130 @@
+"""``mlip new-baseline`` and ``mlip check-baseline``: the way a method of one's own enters the tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlip.errors import UserError
+from mlip.manifest import read_manifest
+from mlip.methods import Entry, method_class, method_folders
+from mlip.paths import ROOT
+
+MANIFEST = """\
+id: {name}
+title: {name}
+paper: where it is described (title, venue, link)
+citation: how to cite it
+year: 2026
+status: external
+encoders: {{supports: [cnn, vit], prefers: cnn}}
+capabilities: [zero_shot, retrieval]
+components:
+  text_to_image: {{default: true, doc: the text-to-image direction of the contrast, source: ours}}
+parameters:
+  dim: {{value: 128, source: ours, where: width of the joint space}}
+  temperature: {{value: 0.07, source: ours, where: CLIP's initial value}}
+recipes:
+  smoke: {{epochs: 1, batch_size: 8, lr: 0.001, weight_decay: 0.05}}
+  small: {{epochs: 10, batch_size: 48, lr: 0.001, weight_decay: 0.05}}
+  paper: {{epochs: 50, batch_size: 144, lr: 0.00002, weight_decay: 0.05}}
+"""
+
+MODEL = '''\
+"""{name}: replace this by one sentence on the method and a link to its paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures
+from mlip.text.tokenisation import TokenBatch
+from mlip.losses.contrastive import info_nce
+
+
+class {cls}(Method):
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(context)
+        dim = self.params["dim"]
+        self.image_head = nn.Linear(self.image_encoder.dim, dim)
+        self.text_head = nn.Linear(self.text_encoder.dim, dim)
+
+    def _text(self, tokens: TokenBatch) -> Tensor:
+        return self.text_head(self.text_encoder(tokens).cls)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        image = self.image_head(self.image_encoder(batch.images).pooled)
+        text = self._text(batch.tokens)
+        terms = {{"image_to_text": info_nce(image, text, self.params["temperature"])}}
+        if self.components["text_to_image"]:
+            terms["text_to_image"] = info_nce(text, image, self.params["temperature"])
+        return terms
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        out = self.image_encoder(images)
+        return ImageFeatures(out.pooled, out.grid, functional.normalize(self.image_head(out.pooled), dim=-1))
+
+    def encode_text(self, texts: Sequence[str]) -> TextFeatures:
+        return TextFeatures(functional.normalize(self._text(self.tokenizer(texts).to(self.device)), dim=-1))
+'''
+
+README = """\
+# {name}
+
+What the method does, its objective in formulae, and a table: component, where it comes from, config key, default.
+"""
+
+
+def new_baseline(name: str, parent: Path = ROOT / "baselines") -> Path:
+    """Write ``baselines/<name>``: a plain image-text contrast that trains and passes the checks as it stands.
+
+    Raises
+    ------
+    UserError : the name is not lower-case letters, digits, - and _, or it is taken.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise UserError(f"{name!r} is no name for a method", fix="use lower-case letters, digits, - and _")
+    folder = parent / name
+    if folder.exists() or name in method_folders():
+        raise UserError("is there already", where=folder, fix="choose another name")
+    folder.mkdir(parents=True)
+    cls = "".join(part.capitalize() for part in re.split(r"[-_]", name))
+    cls = cls if cls[0].isalpha() else f"Method{cls}"
+    (folder / "method.yaml").write_text(MANIFEST.format(name=name))
+    (folder / "model.py").write_text(MODEL.format(name=name, cls=cls))
+    (folder / "README.md").write_text(README.format(name=name))
+    return folder
+
+
+def check_baseline(name: str) -> Iterator[str]:
+    """The contract checks, one printed line each; raises UserError at the first that fails."""
+    folders = method_folders()
+    if name not in folders:
+        raise UserError(
+            f"there is no method folder {name!r}", where=ROOT / "baselines", fix=f"one of {sorted(folders)}"
+        )
+    folder = folders[name]
+    manifest = read_manifest(folder)
+    yield f"ok  method.yaml: {manifest.title}, {manifest.status}"
+    method_class(folder)
+    yield "ok  model.py: one class deriving Method"
+    if not (folder / "README.md").is_file():
+        raise UserError("has no README.md", where=folder, fix="describe the objective and where its parts come from")
+    for recipe in ("smoke", "small"):
+        if manifest.trained and recipe not in manifest.recipes:
+            raise UserError(f"has no recipe {recipe!r}", where=folder / "method.yaml", fix="add it under `recipes`")
+    yield "ok  recipes"
+    from mlip.run.contract_checks import run_contract
+
+    for kind in manifest.encoders.supports:
+        params = {key: spec.value for key, spec in manifest.parameters.items()}
+        if "smoke" in manifest.recipes:
+            params.update(manifest.recipes["smoke"].params)
+        components = {key: spec.default for key, spec in manifest.components.items()}
+        entry = Entry(name, manifest, folder, kind, components, params, manifest.title)
+        for line in run_contract(entry):
+            yield f"ok  {kind}: {line}"

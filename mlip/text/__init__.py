@@ -1,0 +1,1 @@
+"""Reports, their sentences, and their word pieces."""
