@@ -1,8 +1,9 @@
 """The cells of a study: which there should be, which there are, and their numbers with intervals and ranks.
 
 A cell is one number of a table: task, protocol, data set, metric, label fraction, method. Every expected cell has a
-row, whatever became of it: ``ok``, ``failed``, ``skipped`` (the method cannot do this) or ``pending``, with the reason.
-A cell needs all its seeds and draws: a mean over the seeds that survived would flatter a method.
+row, whatever became of it: ``ok``, ``failed`` (it or what it is made from), ``stale`` (there is one, of other code or another
+configuration), ``skipped`` (the method cannot do this) or ``pending``, with the reason. A cell needs all its seeds and draws:
+a mean over the seeds that survived would flatter a method.
 """
 
 from __future__ import annotations
@@ -10,25 +11,23 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from benchmarks import plan as planning
+from benchmarks.failures import reason_of_failure
 from benchmarks.scores import statistics
 from benchmarks.scores.metrics import METRICS
-from benchmarks.scores.predictions import Predictions, failure_path, failure_reason
-from benchmarks.scores.predictions import read_predictions as read_predictions
-from benchmarks.scores.predictions import write_predictions as write_predictions
+from benchmarks.scores.predictions import Predictions, read_predictions
 from benchmarks.scores.weighted import Undefined
-from benchmarks.tasks.catalogue import tasks
 from benchmarks.tasks.shared.task import MetricSpec, Task
 from mlip.errors import UserError
-from mlip.methods import Entry, entries
-from mlip.paths import StudyPaths
 from mlip.seeding import generator
 from mlip.study import Study
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Block, Plan, Row
 
 COLUMNS = [
     "task", "protocol", "dataset", "metric", "method", "seed_count", "draw_count", "fraction",
@@ -37,74 +36,12 @@ COLUMNS = [
 ORACLE = "oracle"  # the control that is a ceiling; every other control is a floor
 
 
-# --- what is expected -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a table: a method of the study, or a control of the task (``entry`` None)."""
-
-    name: str
-    title: str
-    seeds: tuple[int, ...]
-    entry: Entry | None
-
-    @property
-    def control(self) -> bool:
-        """Controls are shown below the methods and take no rank."""
-        return self.entry is None or self.entry.manifest.status == "control"
-
-
-def rows(study: Study, entries: dict[str, Entry], task: Task) -> list[Row]:
-    """Methods in the order of the study, methods that are controls after them, then the task's own controls."""
-    found = [Row(n, e.title, tuple(study.pretrain.seeds), e) for n, e in entries.items()]
-    found += [Row(name, name.replace("_", " ").replace("-", " ").capitalize(), (0,), None) for name in task.controls]
-    return sorted(found, key=lambda row: (row.control, row.entry is None))
-
-
-@dataclass(frozen=True)
-class Block:
-    """Everything that shares a test set: one task under one protocol on one data set."""
-
-    task: Task
-    task_name: str
-    protocol: Any  # with the study's budget applied
-    protocol_name: str
-    dataset: str
-    specs: list[MetricSpec]
-    plan: dict[int, list[int]]  # fraction -> draws
-    rows: list[Row]
-
-
-def blocks(study: Study) -> list[Block]:
-    """The blocks of a study in the order of its configuration."""
-    found, known = [], entries(study)
-    for name, config, protocol_name, protocol in planning.task_protocols(study):
-        task = tasks()[name]
-        plan: dict[int, list[int]] = {}
-        for fraction, draw in task.plan(protocol, config):
-            plan.setdefault(fraction, []).append(draw)
-        for dataset in config.datasets:
-            specs = task.metrics(protocol, dataset)
-            if len({s.title for s in specs}) < len(specs):
-                raise UserError(
-                    f"{name} has two metrics of one title on {dataset}",
-                    where=f"protocol {protocol_name}",
-                    fix="give each its own",
-                )
-            found.append(Block(task, name, protocol, protocol_name, dataset, specs, plan, rows(study, known, task)))
-    return found
-
-
 def fraction_name(task: Task, fraction: int) -> str:
     """ "10 %", "1 shot", "4 shots", or "" where nothing is trained."""
     if not task.fraction_unit:
         return ""
     unit = task.fraction_unit.removesuffix("s") if fraction == 1 else task.fraction_unit
     return f"{fraction} {unit}"
-
-
-# --- results ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -123,6 +60,15 @@ class Column:
     ceiling: float  # the oracle control, or 1
 
 
+@dataclass(frozen=True)
+class OlderCode:
+    """By which code a kept training was made."""
+
+    code: str
+    commit: str
+    today: str
+
+
 @dataclass
 class Results:
     """All cells (columns ``COLUMNS``), the table columns they form, and the blocks these belong to."""
@@ -130,20 +76,20 @@ class Results:
     cells: pd.DataFrame
     columns: list[Column]
     blocks: list[Block]
+    older: dict[str, OlderCode]  # rows whose training is of other code than today's (``pretrain.on_code_change: mark``)
 
 
-def compute(study: Study) -> Results:
+def compute(plan: Plan) -> Results:
     """Compute every cell from the predictions that are there. Never fails for want of predictions."""
-    paths = StudyPaths(study)
     records: list[dict[str, Any]] = []
     columns: list[Column] = []
-    found = blocks(study)
-    for block in found:
-        new_records, new_columns = _compute_block(study, paths, block)
+    older: dict[str, OlderCode] = {}
+    for block in plan.blocks:
+        new_records, new_columns = _compute_block(plan, block, older)
         records += new_records
         columns += new_columns
     cells = pd.DataFrame(records, columns=COLUMNS)
-    return Results(cells.astype({"rank": "Int64", "n_test": "Int64"}), columns, found)
+    return Results(cells.astype({"rank": "Int64", "n_test": "Int64"}), columns, list(plan.blocks), older)
 
 
 @dataclass
@@ -164,27 +110,34 @@ class _Evaluations:
         return self.files[0].images
 
 
-def _load(paths: StudyPaths, block: Block, row: Row) -> _Evaluations:
+def _load(plan: Plan, block: Block, row: Row, older: dict[str, OlderCode]) -> _Evaluations:
     found = _Evaluations()
+    if row.fault:
+        return found.stop("failed", row.fault)
     if row.entry is not None and (reason := block.task.skip_reason(row.entry, block.dataset)):
         return found.stop("skipped", reason)
     needed = {"fraction", "draw"}.union(*(METRICS[spec.key].columns for spec in block.specs))
     seconds: list[float] = []
-    pending: list[int] = []
+    missing: dict[str, list[int]] = {"stale": [], "pending": []}
     for seed in row.seeds:
-        path = paths.predictions(block.task_name, block.protocol_name, block.dataset, row.name, seed)
+        path = plan.paths.predictions(block.task_name, block.protocol_name, block.dataset, row.name, seed)
         which = f"seed {seed}: " if len(row.seeds) > 1 else ""
-        if failure_path(path).is_file():  # a later success removes it, so predictions beside it are older
-            return found.stop("failed", which + failure_reason(failure_path(path)))
+        if why := reason_of_failure(plan, block, row, seed):
+            return found.stop("failed", which + why)
         if not path.is_file():
-            pending.append(seed)
+            missing["pending"].append(seed)
             continue
         try:
             frame, meta = read_predictions(path)
         except UserError as error:
             return found.stop("failed", which + error.problem)
-        if missing := sorted(needed - set(frame.columns)):
-            return found.stop("failed", f"{which}predictions lack the columns {', '.join(missing)}")
+        wanted = plan.evaluation(block.task_name, block.protocol_name, block.dataset, row.name, seed)
+        if meta.get("fingerprint") != wanted.key:
+            missing["stale"].append(seed)
+            continue
+        _note_older_code(plan, row, seed, meta, older)
+        if lacking := sorted(needed - set(frame.columns)):
+            return found.stop("failed", f"{which}predictions lack the columns {', '.join(lacking)}")
         file = Predictions.of(frame)
         for fraction, draws in block.plan.items():
             at = fraction_name(block.task, fraction) or "this setting"
@@ -199,15 +152,27 @@ def _load(paths: StudyPaths, block: Block, row: Row) -> _Evaluations:
         seconds.append(float(meta.get("seconds", "nan")))
     if len({file.images for file in found.files}) > 1:
         return found.stop("failed", "the seeds were evaluated on different test images: run again")
-    if pending:
-        some = f" (seeds {', '.join(map(str, pending))} of {len(row.seeds)})" if found.files else ""
-        return found.stop("pending", f"not computed yet{some}")
+    for status, why in (
+        ("stale", "made by other code or another configuration: run again"),
+        ("pending", "not computed yet"),
+    ):
+        if seeds := missing[status]:
+            some = f" (seeds {', '.join(map(str, seeds))} of {len(row.seeds)})" if len(seeds) < len(row.seeds) else ""
+            return found.stop(status, why + some)
     found.seconds = float(np.mean(seconds))
     return found
 
 
-def _compute_block(study: Study, paths: StudyPaths, block: Block) -> tuple[list[dict[str, Any]], list[Column]]:
-    loaded = {row.name: _load(paths, block, row) for row in block.rows}
+def _note_older_code(plan: Plan, row: Row, seed: int, meta: dict[str, Any], older: dict[str, OlderCode]) -> None:
+    """Where trainings outlive changes of code (``pretrain.on_code_change: mark``): by which code this one was made."""
+    made_by = meta.get("training", {})
+    if row.entry is not None and made_by.get("code") != (today := plan.training(row.name, seed).code):
+        older[row.name] = OlderCode(str(made_by.get("code", "")), str(made_by.get("commit", "")), today)
+
+
+def _compute_block(plan: Plan, block: Block, older: dict[str, OlderCode]) -> tuple[list[dict[str, Any]], list[Column]]:
+    study = plan.study
+    loaded = {row.name: _load(plan, block, row, older) for row in block.rows}
     there = [e for e in loaded.values() if e.status == "ok"]
     reference: frozenset[str] = frozenset()
     if there:  # methods are compared on the same images only; the set that most rows have is the reference

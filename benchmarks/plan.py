@@ -1,24 +1,60 @@
-"""What a study consists of: its rows, its evaluations, and the checks that come before hours are spent.
+"""What a study consists of, worked out once: rows, data, blocks, evaluations, and what each depends on.
 
-The Snakefile, the tables and the doctor all ask here, so that they can never disagree about what belongs to a study.
+``resolve(study)`` is also the check before anything runs. The Snakefile, the stages, the doctor, the tables and the
+analyses all take the plan it gives, so that they cannot disagree about what belongs to a study.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from benchmarks.tasks.catalogue import read_protocol, tasks
-from benchmarks.tasks.shared.task import with_budget
-from mlip.data.catalogue import readers
+from benchmarks.tasks.shared.task import MetricSpec, Source, Task, with_budget
+from mlip import source_code
+from mlip.data.catalogue import resolve as resolve_reader
+from mlip.data.records import Reader
 from mlip.errors import UserError
+from mlip.fingerprints import Fingerprint, Fingerprints
 from mlip.methods import Entry, entries
-from mlip.paths import ROOT
-from mlip.study import Study, TaskConfig
+from mlip.paths import StudyPaths
+from mlip.study import Study
 from mlip.twin.catalogue import twin_writers
+
+PRINTED = ("title", "lineage", "quirks")  # keys of a protocol that move no number
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: a method of the study, a control of the task (``entry`` None), or a broken method folder."""
+
+    name: str
+    title: str
+    seeds: tuple[int, ...]
+    entry: Entry | None
+    fault: str = ""  # what is wrong with the method's folder
+
+    @property
+    def control(self) -> bool:
+        """Controls are shown below the methods and take no rank."""
+        return not self.fault and (self.entry is None or self.entry.manifest.status == "control")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Everything that shares a test set: one task under one protocol on one data set."""
+
+    task: Task
+    task_name: str
+    protocol: Any  # with the study's budget applied
+    protocol_name: str
+    dataset: str
+    source: Source
+    specs: tuple[MetricSpec, ...]
+    plan: dict[int, list[int]]  # fraction -> draws
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
@@ -33,59 +69,155 @@ class Evaluation:
     control: bool
 
 
-def task_protocols(study: Study) -> Iterator[tuple[str, TaskConfig, str, Any]]:
-    """(task, its configuration, protocol name, protocol with the study's budget applied)."""
-    known = tasks()
-    for name, config in study.tasks.items():
-        if name not in known:
-            raise UserError(f"tasks names {name!r}", where=f"study {study.study}", fix=f"one of {sorted(known)}")
-        for protocol_name in config.protocols:
-            yield name, config, protocol_name, with_budget(read_protocol(name, protocol_name), config)
+@dataclass(frozen=True)
+class Plan:
+    """A resolved study. Build it with :func:`resolve`."""
+
+    study: Study
+    paths: StudyPaths
+    rows: dict[str, Entry]
+    broken: dict[str, str]  # rows whose method folder is broken -> what is wrong
+    sources: dict[str, Source]  # the data sets
+    blocks: tuple[Block, ...]
+    fingerprints: Fingerprints
+
+    @cached_property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Every predictions file the study needs; what a method cannot do is left out (see ``Task.skip_reason``)."""
+        return tuple(
+            Evaluation(b.task_name, b.protocol_name, b.dataset, row.name, seed, row.entry is None)
+            for b in self.blocks
+            for row in b.rows
+            if not row.fault and (row.entry is None or not b.task.skip_reason(row.entry, b.dataset))
+            for seed in row.seeds
+        )
+
+    @cached_property
+    def feature_sets(self) -> tuple[str, ...]:
+        """Data sets of which some task wants frozen features."""
+        return tuple(sorted({b.dataset for b in self.blocks if b.task.needs == "features"}))
+
+    def block(self, task: str, protocol: str, dataset: str) -> Block:
+        """Raises UserError where the study has no such block."""
+        for block in self.blocks:
+            if (block.task_name, block.protocol_name, block.dataset) == (task, protocol, dataset):
+                return block
+        raise UserError(
+            f"study {self.study.study} has no {task} under {protocol} on {dataset}",
+            fix=f"one of {', '.join(f'{b.task_name} {b.protocol_name} {b.dataset}' for b in self.blocks)}",
+        )
+
+    def row(self, name: str) -> Entry:
+        """Raises UserError where the study has no such row, or its method folder is broken."""
+        if name in self.broken:
+            raise UserError(self.broken[name])
+        if name not in self.rows:
+            raise UserError(f"study {self.study.study} has no row {name!r}", fix=f"one of {', '.join(self.rows)}")
+        return self.rows[name]
+
+    # --- fingerprints -------------------------------------------------------------------------------------------------
+
+    def training(self, row: str, seed: int) -> Fingerprint:
+        return self.fingerprints.training(self.row(row), int(seed))
+
+    def features(self, row: str, seed: int, dataset: str) -> Fingerprint:
+        return self.fingerprints.features(self.row(row), int(seed), dataset)
+
+    def evaluation(self, task: str, protocol: str, dataset: str, row: str, seed: int) -> Fingerprint:
+        block = self.block(task, protocol, dataset)
+        entry = None if row in block.task.controls else self.row(row)
+        settings = [block.task.settings(block.protocol, block.source), sorted(block.plan.items())]
+        features = block.task.needs == "features"
+        return self.fingerprints.evaluation(task, dataset, settings, entry, row, int(seed), features)
+
+    def tables(self) -> Fingerprint:
+        """What the pages print beside predictions."""
+        study = self.study
+        printed = [study.title, study.data_note, study.published, study.statistics.model_dump(mode="json")]
+        printed += [[b.protocol.model_dump(mode="json"), sorted(b.plan.items())] for b in self.blocks]
+        printed += [
+            [r.name, r.title, r.fault, r.entry and r.entry.manifest.status] for b in self.blocks for r in b.rows
+        ]
+        keys = [self.evaluation(e.task, e.protocol, e.dataset, e.row, e.seed).key for e in self.evaluations]
+        return self.fingerprints.tables([printed, keys])
 
 
-def resolve_protocol(study: Study, task: str, name: str) -> Any:
-    """One protocol as this study uses it."""
-    return with_budget(read_protocol(task, name), study.tasks[task])
+def resolve(study: Study, look: bool = True) -> Plan:
+    """Work out a study and check everything that can be known to be wrong before anything runs.
 
-
-def evaluations(study: Study) -> list[Evaluation]:
-    """Every predictions file the study needs; cells a method cannot fill are left out (see ``Task.skip_reason``)."""
-    rows, found = entries(study), []
-    for name, config, protocol_name, _ in task_protocols(study):
-        task = tasks()[name]
-        for dataset in config.datasets:
-            found += [Evaluation(name, protocol_name, dataset, control, 0, True) for control in task.controls]
-            found += [
-                Evaluation(name, protocol_name, dataset, row, seed, False)
-                for row, entry in rows.items()
-                if not task.skip_reason(entry, dataset)
-                for seed in study.pretrain.seeds
-            ]
-    return found
-
-
-def feature_sets(study: Study) -> list[str]:
-    """Data sets of which some task wants frozen features."""
-    return sorted(
-        {d for name, config in study.tasks.items() if tasks()[name].needs == "features" for d in config.datasets}
-    )
-
-
-def precheck(study: Study) -> None:
-    """Everything that can be known to be wrong before anything runs.
+    Parameters
+    ----------
+    look : also look into the folders of the data sets. The jobs of a run leave that to the run.
 
     Raises
     ------
-    UserError : an unknown reader, writer, method, task, protocol or option; a data root that is missing or lacks a
-        file or a column; a data set that does not fit a task.
+    UserError : an unknown reader, writer, method, task, protocol or option; a data root that is missing or lacks a file
+        or a column; an encoder that cannot be built; a data set that does not fit a task. A broken method folder is no
+        error: it becomes a row of ``broken``.
     """
-    for name, data in study.datasets.items():
-        if data.reader not in readers():
-            raise UserError(
-                f"datasets.{name}.reader is {data.reader!r}",
-                where=f"study {study.study}",
-                fix=f"one of {sorted(readers())}",
-            )
+    _check_names(study)
+    configs = [(name, config, tasks()[name]) for name, config in study.tasks.items()]
+    sources = {name: _source(study, name) for name in study.datasets}
+    if look:
+        for name, source in sources.items():
+            look_at(study, name, source.reader, source.options)
+    rows, broken = entries(study)
+    blocks = [
+        _block(study, name, config, task, protocol, sources[dataset], rows, broken)
+        for name, config, task in configs
+        for protocol in config.protocols
+        for dataset in config.datasets
+    ]
+    draws = {d: max([c.draws for _, c, t in configs if t.label_draws and d in c.datasets], default=1) for d in sources}
+    plan = Plan(
+        study,
+        StudyPaths(study),
+        rows,
+        broken,
+        sources,
+        tuple(blocks),
+        Fingerprints(study, draws),
+    )
+    source_code.save_hashes()
+    return plan
+
+
+def check_block(study: Study, task: str, protocol: str, dataset: str) -> None:
+    """Raise UserError where a task cannot be done under a protocol on a data set of the study."""
+    _check_names(study)
+    tasks()[task].check(with_budget(read_protocol(task, protocol), study.tasks[task]), _source(study, dataset), study)
+
+
+def look_at(study: Study, name: str, reader: Reader, options: Any) -> str:
+    """Make sure that the folder of a data set holds its tables; the version found, "" for one that the study writes itself.
+
+    Raises
+    ------
+    UserError : it does not.
+    """
+    config = study.datasets[name]
+    if generated(study, name):
+        return ""
+    if not config.root.is_dir():
+        raise UserError(f"the data set {name} is not there", where=config.root, fix=how_to_obtain(reader, name))
+    return reader.verify(config.root, options)
+
+
+def generated(study: Study, name: str) -> bool:
+    """Whether the study's own twin writes this data set's folder."""
+    if study.twin is None:
+        return False
+    root = study.datasets[name].root.resolve()
+    return any(d.twin is not None and d.root.resolve() == root for d in study.datasets.values())
+
+
+def how_to_obtain(reader: Reader, name: str) -> str:
+    return (
+        f"obtain {reader.title} ({reader.access}) and set datasets.{name}.root to the folder that holds {reader.layout}"
+    )
+
+
+def _check_names(study: Study) -> None:
     for name, hospital in (study.twin.datasets if study.twin else {}).items():
         if hospital.writer not in twin_writers():
             raise UserError(
@@ -93,52 +225,48 @@ def precheck(study: Study) -> None:
                 where=f"study {study.study}",
                 fix=f"one of {sorted(twin_writers())}",
             )
-    from mlip.run.doctor import precheck as precheck_data
-
-    precheck_data(study)
-    entries(study)
-    for name, task_config, _, resolved in task_protocols(study):
-        for dataset in task_config.datasets:
-            tasks()[name].check(resolved, dataset, study)
+    for name in study.tasks:
+        if name not in tasks():
+            raise UserError(f"tasks names {name!r}", where=f"study {study.study}", fix=f"one of {sorted(tasks())}")
 
 
-def fingerprint(*parts: Any) -> str:
-    """A short hash of configuration, given to Snakemake as a parameter so that a change of it reruns what it moves."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def _source(study: Study, name: str) -> Source:
+    reader, options = resolve_reader(study, name)
+    return Source(name, study.datasets[name].reader, getattr(options, "subset", None) or "", reader, options)
 
 
-def data_fingerprint(study: Study, dataset: str) -> str:
-    config = study.datasets[dataset]
-    twin = study.twin and config.twin and [study.twin.anatomies, study.twin.size, study.twin.datasets[config.twin]]
-    return fingerprint(study.seed, study.image_size, config.model_dump(mode="json"), str(twin))
+def _block(
+    study: Study,
+    name: str,
+    config: Any,
+    task: Task,
+    protocol_name: str,
+    source: Source,
+    entries_: dict[str, Entry],
+    broken: dict[str, str],
+) -> Block:
+    protocol = with_budget(read_protocol(name, protocol_name), config)
+    task.check(protocol, source, study)
+    plan: dict[int, list[int]] = {}
+    for fraction, draw in task.plan(protocol, config):
+        plan.setdefault(fraction, []).append(draw)
+    specs = task.metrics(protocol, source)
+    if len({s.title for s in specs}) < len(specs):
+        raise UserError(
+            f"{name} has two metrics of one title on {source.name}",
+            where=f"protocol {protocol_name}",
+            fix="give each its own",
+        )
+    rows = tuple(table_rows(study, entries_, broken, task.controls))
+    return Block(task, name, protocol, protocol_name, source.name, source, tuple(specs), plan, rows)
 
 
-def splits_fingerprint(study: Study, dataset: str) -> str:
-    return fingerprint(study.seed, study.datasets[dataset].split, max(t.draws for t in study.tasks.values()))
-
-
-def training_fingerprint(study: Study, entry: Entry) -> str:
-    """The configuration, and the method's own code: an edited method trains anew, the other rows stay."""
-    shape = study.model_dump(mode="json", include={"seed", "image_size", "encoders", "knowledge", "pretrain"})
-    shape["pretrain"].pop("checkpoint_seconds")
-    recipe = entry.manifest.recipes.get(study.pretrain.recipe)
-    return fingerprint(
-        shape,
-        recipe and recipe.model_dump(exclude={"provenance"}),
-        entry.encoder,
-        entry.components,
-        entry.params,
-        entry.seed,
-        code_of(entry),
-    )
-
-
-def code_of(entry: Entry) -> str:
-    """Hash of the method's own code and of the shared losses it may call."""
-    files = [*sorted(entry.folder.glob("*.py")), *sorted((ROOT / "mlip" / "losses").glob("*.py"))]
-    return fingerprint([path.read_text() for path in files])
-
-
-def evaluation_fingerprint(study: Study, task: str, protocol_name: str, dataset: str) -> str:
-    config = study.tasks[task].model_dump(mode="json", include={"fractions", "draws"})
-    return fingerprint(study.seed, config, resolve_protocol(study, task, protocol_name).model_dump(), dataset)
+def table_rows(
+    study: Study, entries_: dict[str, Entry], broken: dict[str, str], controls: Sequence[str] = ()
+) -> list[Row]:
+    """Methods in the order of the study, methods that are controls after them, then the task's own controls."""
+    seeds = tuple(study.pretrain.seeds)
+    found = [Row(name, entry.title, seeds, entry) for name, entry in entries_.items()]
+    found += [Row(name, name, seeds, None, fault) for name, fault in broken.items()]
+    found += [Row(name, name.replace("_", " ").replace("-", " ").capitalize(), (0,), None) for name in controls]
+    return sorted(found, key=lambda row: (row.control, row.entry is None))

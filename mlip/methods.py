@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlip.errors import UserError
 from mlip.manifest import EncoderKind, Manifest, Recipe, read_manifest
 from mlip.paths import ROOT
+from mlip.source_code import check_syntax
 from mlip.study import Study, VariantConfig
 
 if TYPE_CHECKING:
@@ -54,8 +55,14 @@ def method_folders() -> dict[str, Path]:
     return found
 
 
-def entries(study: Study) -> dict[str, Entry]:
-    """The rows of a study, by name: discovered folders first, then the variants, each validated."""
+def entries(study: Study) -> tuple[dict[str, Entry], dict[str, str]]:
+    """The rows of a study by name, discovered folders first, then the variants; and the rows of broken folders with what
+    is wrong with them, so that one folder does not stop the others.
+
+    Raises
+    ------
+    UserError : the study itself is wrong: an unknown method, or a variant with an unknown switch, parameter or encoder.
+    """
     folders, config = method_folders(), study.methods
     for name in [*(config.include or []), *config.exclude, *(v.method for v in config.variants.values())]:
         if name not in folders:
@@ -65,13 +72,43 @@ def entries(study: Study) -> dict[str, Entry]:
                 fix=f"one of {sorted(folders)}",
             )
     names = [n for n in (config.include if config.include is not None else folders) if n not in config.exclude]
-    rows = {name: VariantConfig(method=name) for name in names}
+    asked = {name: VariantConfig(method=name) for name in names}
     for name, variant in config.variants.items():
-        if name in rows:
+        if name in asked:
             raise UserError(f"variant {name!r} has the name of a method", where=study.study, fix="choose another name")
-        rows[name] = variant
-    manifests = {method: read_manifest(folders[method]) for method in dict.fromkeys(v.method for v in rows.values())}
-    return {n: _entry(study, n, v, folders[v.method], manifests[v.method]) for n, v in rows.items()}
+        asked[name] = variant
+    manifests: dict[str, Manifest] = {}
+    faults: dict[str, str] = {}
+    for method in dict.fromkeys(v.method for v in asked.values()):
+        try:
+            manifests[method] = _sound_manifest(folders[method], study.pretrain.recipe)
+        except UserError as error:
+            faults[method] = str(error)
+    rows = {
+        name: _entry(study, name, variant, folders[variant.method], manifests[variant.method])
+        for name, variant in asked.items()
+        if variant.method in manifests
+    }
+    return rows, {name: faults[variant.method] for name, variant in asked.items() if variant.method in faults}
+
+
+def _sound_manifest(folder: Path, tier: str) -> Manifest:
+    """The manifest of a folder that can be used as far as can be seen without running it."""
+    manifest = read_manifest(folder)
+    where = folder / "method.yaml"
+    if not (folder / "model.py").is_file():
+        raise UserError("has no model.py", where=folder, fix="see docs/adding-a-baseline.md")
+    check_syntax(folder)
+    recipe = manifest.recipes.get(tier)
+    if manifest.trained and recipe is None:
+        raise UserError(f"has no recipe {tier!r}", where=where, fix="add it under `recipes`")
+    if recipe and (unknown := set(recipe.params) - set(manifest.parameters)):
+        raise UserError(
+            f"recipe {tier!r} sets unknown parameters {sorted(unknown)}",
+            where=where,
+            fix=f"one of {sorted(manifest.parameters)}",
+        )
+    return manifest
 
 
 def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manifest: Manifest) -> Entry:
@@ -89,16 +126,15 @@ def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manife
             where=where,
             fix=f"one of {sorted(manifest.components)}",
         )
+    if unknown := set(variant.params) - set(manifest.parameters):
+        raise UserError(
+            f"variant {name} sets unknown parameters {sorted(unknown)}",
+            where=where,
+            fix=f"one of {sorted(manifest.parameters)}",
+        )
     recipe = manifest.recipes.get(study.pretrain.recipe)
-    if manifest.trained and recipe is None:
-        raise UserError(f"has no recipe {study.pretrain.recipe!r}", where=where, fix="add it under `recipes`")
     params = {key: spec.value for key, spec in manifest.parameters.items()}
-    for source, overrides in (("recipe", recipe.params if recipe else {}), (f"variant {name}", variant.params)):
-        if unknown := set(overrides) - set(params):
-            raise UserError(
-                f"{source} sets unknown parameters {sorted(unknown)}", where=where, fix=f"one of {sorted(params)}"
-            )
-        params.update(overrides)
+    params |= {**(recipe.params if recipe else {}), **variant.params}
     components = {key: variant.components.get(key, spec.default) for key, spec in manifest.components.items()}
     return Entry(name, manifest, folder, encoder, components, params, variant.title or manifest.title, variant.seed)
 

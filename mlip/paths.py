@@ -17,7 +17,6 @@ class StudyPaths:
         self.work = study.work / study.study
         self.results = study.results / study.study
         self.leaderboard = study.results / f"{study.study}.md"
-        self.resolved = self.work / "study.json"
         self.audit = self.work / "audit.md"
         self.tokenizer = self.work / "tokenizer"
         self.knowledge = self.work / "knowledge"
@@ -26,6 +25,22 @@ class StudyPaths:
         self.maps = self.results / "maps"
         self.false_negatives = self.results / "false_negatives.md"
         self.salt = study.work / ".salt"
+
+    def resolved(self, content: str) -> Path:
+        """The resolved study that the jobs of a run read; its name is decided by its content, so that no other run changes it."""
+        return self.work / "resolved" / f"{content}.json"
+
+    def failure(self, stage: str, *names: object) -> Path:
+        """Where a failed job leaves its reason."""
+        return self.work / "failures" / stage / f"{'-'.join(map(str, names)) or stage}.json"
+
+    def stamp(self, analysis: str, name: str) -> Path:
+        """What the results of an analysis were made from: {"fingerprint"}. The results themselves are for people."""
+        return self.work / "analyses" / analysis / f"{name}.json"
+
+    def hospital(self, name: str) -> Path:
+        """Folder that a virtual hospital of this study is written to."""
+        return self.work / "raw" / name
 
     def raw(self, dataset: str) -> Path:
         """Folder in the data set's own layout."""

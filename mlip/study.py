@@ -7,6 +7,7 @@ An unknown key, a wrong type or a missing value is reported with the file and th
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,6 +96,11 @@ class PretrainConfig(Strict):
     batch_size: int | None = None
     seeds: list[int] = Field(default=[0], min_length=1)
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    on_code_change: Literal["rerun", "mark"] = Field(
+        "rerun",
+        description="what an edit of the code does to trainings already made: repeat them, or keep them and say in the "
+        "tables by which code they were made",
+    )
     checkpoint_seconds: float = Field(20.0, gt=0, description="how often the resumable training state is written")
     threads: int = Field(1, gt=0, description="cores per training when no GPU is there")
     devices: int = Field(1, gt=0, description="GPUs per training (DDP; negatives stay within one GPU, as in MGCA)")
@@ -171,10 +177,18 @@ class Study(Strict):
     pretrain: PretrainConfig
     methods: MethodsConfig = Field(default_factory=MethodsConfig)
     tasks: dict[str, TaskConfig]
+    published: bool = Field(
+        False, description="compare with published values: the data sets are the real ones that papers report on"
+    )
     analyses: list[Analysis] = Field(
         default=["maps"], description="what is looked at in the trained rows, see docs/tables.md"
     )
     statistics: StatisticsConfig = Field(default_factory=StatisticsConfig)
+
+    @property
+    def note(self) -> str:
+        """The first line of everything that is printed: what kind of data the numbers come from."""
+        return " ".join(self.data_note.split())
 
     @model_validator(mode="after")
     def _twin_roots(self) -> Study:
@@ -238,8 +252,9 @@ def describe(error: ValidationError) -> str:
 
 
 def write_study(study: Study, path: Path) -> None:
-    """Write the resolved study, touching the file only when its content changed (keeps Snakemake's mtimes)."""
+    """Write the resolved study as JSON; in one step, since jobs may be reading."""
     text = json.dumps(study.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
-    if not path.is_file() or path.read_text() != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
+from benchmarks.analyses.stamps import is_current, write_stamp
 from benchmarks.scores.statistics import interval, multiplicities
 from benchmarks.scores.weighted import BLOCK, Ranked
 from benchmarks.tasks.shared.features import BATCH, encode_images
-from mlip.data.catalogue import readers
 from mlip.data.splits import part_rows, read_splits
 from mlip.data.store import open_store
 from mlip.errors import UserError
-from mlip.methods import entries, recipe_of
+from mlip.methods import recipe_of
 from mlip.paths import StudyPaths
 from mlip.seeding import generator, torch_generator
 from mlip.study import Study
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from benchmarks.plan import Plan
     from mlip.contract import Batch, Method
+    from mlip.fingerprints import Fingerprint
     from mlip.knowledge.entities import Knowledge
 
 ANALYSIS, CAPABILITY = "false_negatives", "retrieval"
@@ -44,15 +46,22 @@ TEMPERATURE = 0.07  # of plain InfoNCE, the yardstick: CLIP's and MGCA's
 GROUPS = ("the true pair", "equal findings", "other findings")
 
 
-def compared_rows(study: Study) -> list[str]:
+def compared_rows(plan: Plan) -> list[str]:
     """Names of the rows on the page: those with a joint space, where the study asks for it and has labels."""
-    labelled = any(readers()[study.datasets[name].reader].labels for name in study.pretrain.datasets)
-    if ANALYSIS not in study.analyses or not labelled:
+    labelled = any(plan.sources[name].reader.labels for name in plan.study.pretrain.datasets)
+    if ANALYSIS not in plan.study.analyses or not labelled:
         return []
-    return [name for name, entry in entries(study).items() if CAPABILITY in entry.manifest.capabilities]
+    return [name for name, entry in plan.rows.items() if CAPABILITY in entry.manifest.capabilities]
 
 
-def write_page(study: Study, device: torch.device) -> None:
+def fingerprint(plan: Plan) -> Fingerprint:
+    """What the page depends on."""
+    seed, rows = plan.study.pretrain.seeds[0], [plan.rows[name] for name in compared_rows(plan)]
+    settings = [plan.study.note, plan.study.title, plan.study.pretrain.batch_size, [entry.title for entry in rows]]
+    return plan.fingerprints.looked_at(ANALYSIS, [(e, seed) for e in rows], plan.study.pretrain.datasets, settings)
+
+
+def write_page(plan: Plan, device: torch.device) -> None:
     """Write ``results/<study>/false_negatives.md`` from the checkpoints of the first seed.
 
     Raises
@@ -62,7 +71,8 @@ def write_page(study: Study, device: torch.device) -> None:
     from mlip.knowledge.entities import Knowledge
     from mlip.pretraining.checkpoints import load_method
 
-    paths, rows, seed = StudyPaths(study), entries(study), study.pretrain.seeds[0]
+    study, paths, rows = plan.study, plan.paths, plan.rows
+    seed = study.pretrain.seeds[0]
     pairs = held_out(study)
     groups = pair_groups(pairs.findings, pairs.patients)
     if not groups[1].any():
@@ -72,7 +82,7 @@ def write_page(study: Study, device: torch.device) -> None:
             fix="take false_negatives out of `analyses`, or use more films",
         )
     near, moved = [], []
-    for name in compared_rows(study):
+    for name in compared_rows(plan):
         entry = rows[name]
         method = load_method(study, entry, seed).to(device)
         knowledge = Knowledge.load(paths.knowledge) if "knowledge" in entry.manifest.capabilities else None
@@ -84,14 +94,19 @@ def write_page(study: Study, device: torch.device) -> None:
         moved += [[entry.title, term, *_pull_cells(values)] for term, values in pulls.items()]
     paths.results.mkdir(parents=True, exist_ok=True)
     paths.false_negatives.write_text(_page(study, seed, pairs, groups, near, moved))
+    write_stamp(paths.stamp(ANALYSIS, "page"), fingerprint(plan))
 
 
-def link(study: Study) -> str:
-    """The leaderboard's line on the page, or "" where there is none."""
-    path = StudyPaths(study).false_negatives
-    if not compared_rows(study) or not path.is_file():
+def link(plan: Plan) -> str:
+    """The leaderboard's line on the page, or "" where there is none of today's code and configuration."""
+    path, folder = plan.paths.false_negatives, plan.study.study
+    if (
+        not compared_rows(plan)
+        or not path.is_file()
+        or not is_current(plan.paths.stamp(ANALYSIS, "page"), fingerprint(plan))
+    ):
         return ""
-    return f"How the rows treat different patients with equal findings: [{study.study}/{path.name}]({study.study}/{path.name})."
+    return f"How the rows treat different patients with equal findings: [{folder}/{path.name}]({folder}/{path.name})."
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
@@ -289,8 +304,6 @@ def _pull_cells(values: list[float]) -> list[str]:
 def _page(
     study: Study, seed: int, pairs: HeldOut, groups: np.ndarray, near: list[list[str]], moved: list[list[str]]
 ) -> str:
-    from benchmarks.report.tables import note
-
     count = [int(g.sum()) for g in groups]
     level = f"{100 * study.statistics.level:g} %"
     about = [
@@ -330,7 +343,7 @@ def _page(
     return (
         "\n\n".join(
             [
-                note(study),
+                study.note,
                 f"# Different patients with equal findings: {study.title}",
                 "\n".join(about),
                 *closer,

@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.plan import resolve_protocol
+from benchmarks.analyses.stamps import is_current, write_stamp
 from benchmarks.scores.statistics import interval, multiplicities
 from benchmarks.tasks.shared.features import BATCH
-from mlip.data.catalogue import readers
 from mlip.data.splits import part_rows, read_splits
 from mlip.data.store import Store, open_store
-from mlip.methods import Entry, entries
-from mlip.paths import StudyPaths
 from mlip.seeding import generator
 from mlip.study import Study
 
 if TYPE_CHECKING:
     import torch
 
+    from benchmarks.plan import Plan
     from mlip.contract import Method
+    from mlip.fingerprints import Fingerprint
+    from mlip.methods import Entry
 
 CAPABILITY, TASK_NAME = "maps", "zero_shot"
 FILMS = 4  # drawn per question
@@ -49,28 +49,35 @@ class Question:
     prompt: str
 
 
-def questions(study: Study) -> list[Question]:
+def questions(plan: Plan) -> list[Question]:
     """What the maps of this study are asked for; empty without a zero-shot task or without outlines."""
-    config = study.tasks.get(TASK_NAME)
-    if config is None:
-        return []
-    protocol, found = resolve_protocol(study, TASK_NAME, config.protocols[0]), []
-    for dataset in config.datasets:
-        reader = readers()[study.datasets[dataset].reader]
-        for label, prompts in protocol.prompts_for(dataset).items():
+    config = plan.study.tasks.get(TASK_NAME)
+    found = []
+    for dataset in config.datasets if config else ():
+        block = plan.block(TASK_NAME, config.protocols[0], dataset) if config else None
+        assert block is not None
+        reader = block.source.reader
+        for label, prompts in block.protocol.prompts_for(block.source.of(block.protocol.datasets)).items():
             if label in reader.box_categories or label == reader.mask_name:
                 found.append(Question(dataset, label, prompts.positive[0]))
     return found
 
 
-def mapped_rows(study: Study) -> list[str]:
+def mapped_rows(plan: Plan) -> list[str]:
     """Names of the rows that maps are made of."""
-    if CAPABILITY not in study.analyses or not questions(study):
+    if CAPABILITY not in plan.study.analyses or not questions(plan):
         return []
-    return [name for name, entry in entries(study).items() if CAPABILITY in entry.manifest.capabilities]
+    return [name for name, entry in plan.rows.items() if CAPABILITY in entry.manifest.capabilities]
 
 
-def write_maps(study: Study, entry: Entry, seed: int, device: torch.device) -> None:
+def fingerprint(plan: Plan, row: str, seed: int) -> Fingerprint:
+    """What the figure and the numbers of a row depend on."""
+    asked, entry = questions(plan), plan.row(row)
+    settings = [plan.study.note, entry.title, [[q.dataset, q.label, q.prompt] for q in asked]]
+    return plan.fingerprints.looked_at("maps", [(entry, seed)], list(dict.fromkeys(q.dataset for q in asked)), settings)
+
+
+def write_maps(plan: Plan, entry: Entry, seed: int, device: torch.device) -> None:
     """Write ``results/<study>/maps/<row>.png`` and ``.csv`` from the row's checkpoint.
 
     Neither holds an identifier. Films are drawn where they are virtual; of real ones the outline and the maps alone.
@@ -81,10 +88,10 @@ def write_maps(study: Study, entry: Entry, seed: int, device: torch.device) -> N
     """
     from mlip.pretraining.checkpoints import load_method
 
-    paths = StudyPaths(study)
+    study, paths = plan.study, plan.paths
     method = load_method(study, entry, seed).to(device)
     tables, panels = [], []
-    for question in questions(study):
+    for question in questions(plan):
         store, splits = open_store(paths.data(question.dataset)), read_splits(paths.splits(question.dataset))
         rows, truth = outlined(store, part_rows(splits, "test"), question.label)
         if not len(rows):
@@ -108,16 +115,17 @@ def write_maps(study: Study, entry: Entry, seed: int, device: torch.device) -> N
     frame = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
     frame[columns].round(4).to_csv(paths.maps / f"{entry.name}.csv", index=False)
     draw(study, f"{entry.title}, seed {seed}", panels, paths.maps / f"{entry.name}.png")
+    write_stamp(paths.stamp("maps", entry.name), fingerprint(plan, entry.name, seed))
 
 
-def links(study: Study) -> str:
-    """The leaderboard's line on the maps that exist, or ""."""
-    paths, rows = StudyPaths(study), entries(study)
-    folder = f"{study.study}/{paths.maps.name}"
+def links(plan: Plan) -> str:
+    """The leaderboard's line on the maps that today's code and configuration make, or ""."""
+    seed, folder = plan.study.pretrain.seeds[0], f"{plan.study.study}/{plan.paths.maps.name}"
     found = [
-        f"{rows[name].title} ([figure]({folder}/{name}.png), [numbers]({folder}/{name}.csv))"
-        for name in mapped_rows(study)
-        if (paths.maps / f"{name}.png").is_file() and (paths.maps / f"{name}.csv").is_file()
+        f"{plan.rows[name].title} ([figure]({folder}/{name}.png), [numbers]({folder}/{name}.csv))"
+        for name in mapped_rows(plan)
+        if is_current(plan.paths.stamp("maps", name), fingerprint(plan, name, seed))
+        and all((plan.paths.maps / f"{name}.{kind}").is_file() for kind in ("png", "csv"))
     ]
     head = "Where the rows look for a finding on test films, and how often that is inside its outline: "
     return head + "; ".join(found) + "." if found else ""
@@ -256,8 +264,6 @@ def draw(study: Study, title: str, panels: list[Panel], path: Path) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    from benchmarks.report.tables import note
-
     names = list(dict.fromkeys(name for *_, maps in panels for name in maps))
     fixed = {n for n in names if all(n not in m or (m[n] == m[n][:1]).all() for *_, m in panels) and _films(panels) > 1}
     columns = max(1, _films(panels))
@@ -292,7 +298,7 @@ def draw(study: Study, title: str, panels: list[Panel], path: Path) -> None:
             lines.append("Films of real persons are not drawn.")
         if not names:
             lines.append("This row has no map: its local part is switched off.")
-        figure.suptitle("\n".join([*lines, note(study)]), x=0.01, ha="left", fontsize=8, wrap=True)
+        figure.suptitle("\n".join([*lines, study.note]), x=0.01, ha="left", fontsize=8, wrap=True)
         figure.savefig(path, dpi=100, metadata={"Software": None})
         plt.close(figure)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 
@@ -19,9 +19,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from benchmarks.cells import Block, Results, Row, fraction_name
-from benchmarks.report.tables import note, row_name
+from benchmarks.cells import Results, fraction_name
+from benchmarks.report.words import row_name
 from mlip.study import Study
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Block, Row
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -75,7 +78,7 @@ def _figure(study: Study, cells: pd.DataFrame, blocks: list[Block], path: Path) 
         else:
             for ax in axes[:, 1:].flat:
                 ax.tick_params(labelleft=False)
-        heading = textwrap.fill(f"{blocks[0].task.title}. {note(study)}", int(15 * figure.get_figwidth()))
+        heading = textwrap.fill(f"{blocks[0].task.title}. {study.note}", int(15 * figure.get_figwidth()))
         figure.suptitle(heading, x=0.01, ha="left", fontsize=9)
         figure.savefig(path, dpi=130, metadata={"Software": None})
         plt.close(figure)

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import json
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
 from benchmarks.analyses import false_negatives, maps
-from benchmarks.cells import Results, Row, fraction_name
+from benchmarks.cells import Results, fraction_name
 from benchmarks.report import figures, published
-from benchmarks.report.tables import describe, how_to_read, metric_table, note, row_name, task_csv
-from mlip.errors import UserError
-from mlip.methods import entries
-from mlip.paths import StudyPaths
+from benchmarks.report.table import metric_table, task_csv
+from benchmarks.report.words import describe, how_to_read, older_code, row_name
+from mlip.pretraining.checkpoints import read_card
 from mlip.study import Study
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Plan, Row
 
 COST_COLUMNS = [
     "seconds", "samples_per_second", "steps", "pairs_seen", "parameters_image_encoder", "parameters_total",
 ]  # fmt: skip
 
 
-def page(study: Study, results: Results) -> str:
+def page(plan: Plan, results: Results) -> str:
     """The whole leaderboard. The first line is the study's data note."""
+    study = plan.study
     parts = [
-        note(study),
+        study.note,
         f"# {study.title}",
-        overview(study, results),
+        overview(plan, results),
         overview_notes(study, results),
         how_to_read(study),
+        *older_code(results),
     ]
     folder = study.study
     for name, group in groupby(results.blocks, key=lambda b: b.task_name):
@@ -42,10 +45,10 @@ def page(study: Study, results: Results) -> str:
             parts += [describe(study, same), metric_table(results, same, 0)]
         parts.append(f"![{blocks[0].task.title}]({folder}/figures/{figures.file_name(name)})")
         parts.append(f"Settings and further metrics: [{folder}/{name}.md]({folder}/{name}.md)")
-        if study.study == published.REAL:
-            parts.append(published.section(study, results, name))
-    parts += [line for line in (maps.links(study), false_negatives.link(study)) if line]
-    if study.study != published.REAL:
+        if study.published:
+            parts.append(published.section(plan, results, name))
+    parts += [line for line in (maps.links(plan), false_negatives.link(plan)) if line]
+    if not study.published:
         parts.append(published.NOT_COMPARABLE)
     return "\n\n".join(parts) + "\n"
 
@@ -73,22 +76,23 @@ def main_cells(results: Results) -> pd.DataFrame:
     return tables[[key in mains for key in keys]]
 
 
-def overview(study: Study, results: Results) -> str:
+def overview(plan: Plan, results: Results) -> str:
     """One line per method, the lowest mean rank first; methods that are controls below."""
-    cells, costs = main_cells(results), cost(study).set_index("method")
+    cells, costs = main_cells(results), cost(plan).set_index("method")
     tops = {b.task_name: max(b.plan) for b in results.blocks}
     tasks = {b.task_name: b for b in reversed(results.blocks)}  # the first block of each
-    order = list(study.tasks)
+    order = list(plan.study.tasks)
     lines: list[tuple[tuple[bool, float], list[str]]] = []
     for row in results.blocks[0].rows:
-        if row.entry is None:
+        if row.entry is None and not row.fault:
             continue
         own = cells[cells["method"] == row.name]
         ranks = own["rank"].dropna().astype(float)
         mean = float(ranks.mean()) if len(ranks) else float("inf")
-        line = [row_name(row), row.entry.encoder, row.entry.manifest.status, *_summary(row, own, ranks)]
+        about = [row.entry.encoder, row.entry.manifest.status] if row.entry else ["", "broken"]
+        line = [row_name(row, results), *about, *_summary(row, own, ranks)]
         line += [_top(own[(own["task"] == name) & (own["fraction"] == tops[name])]) for name in order]
-        lines.append(((row.control, mean), [*line, _cost_text(costs.loc[row.name])]))
+        lines.append(((row.control, mean), [*line, _cost_text(costs.loc[row.name]) if row.entry else ""]))
     lines.sort(key=lambda item: item[0])
     body: list[list[str]] = []
     for (control, _), line in lines:
@@ -156,34 +160,35 @@ def overview_notes(study: Study, results: Results) -> str:
     return "\n".join(lines)
 
 
-def cost(study: Study) -> pd.DataFrame:
+def cost(plan: Plan) -> pd.DataFrame:
     """Pre-training cost per method, mean over seeds, from ``card.json``; a method without cards is pending.
 
     Columns: method, title, encoder, seeds (cards found), seconds, samples_per_second, steps, pairs_seen (steps times
-    batch size), parameters_image_encoder, parameters_total; NaN where a card lacks the number.
+    batch size), parameters_image_encoder, parameters_total; NaN where a card lacks the number. A card of another training
+    than today's does not count.
     """
-    paths, records = StudyPaths(study), []
-    for name, entry in entries(study).items():
+    records = []
+    for name, entry in plan.rows.items():
         cards = []
-        for seed in study.pretrain.seeds:
-            path = paths.pretrain(name, seed) / "card.json"
-            if path.is_file():
-                try:
-                    card = json.loads(path.read_text())
-                except ValueError:
-                    raise UserError("is not valid JSON", where=path, fix="delete its folder and run again") from None
-                batch = card.get("recipe", {}).get("batch_size", 0)  # an untrained method has no recipe and no steps
-                cards.append({**card, "pairs_seen": card.get("steps", np.nan) * batch})
+        for seed in plan.study.pretrain.seeds:
+            folder = plan.paths.pretrain(name, seed)
+            if (folder / "card.json").is_file():
+                card = read_card(folder)
+                if card.get("fingerprint") == plan.training(name, seed).key:
+                    batch = card.get("recipe", {}).get(
+                        "batch_size", 0
+                    )  # an untrained method has no recipe and no steps
+                    cards.append({**card, "pairs_seen": card.get("steps", np.nan) * batch})
         numbers = {key: [float(c[key]) for c in cards if isinstance(c.get(key), int | float)] for key in COST_COLUMNS}
         means = {key: float(np.mean(found)) if found else float("nan") for key, found in numbers.items()}
         records.append({"method": name, "title": entry.title, "encoder": entry.encoder, "seeds": len(cards), **means})
     return pd.DataFrame(records, columns=["method", "title", "encoder", "seeds", *COST_COLUMNS])
 
 
-def cost_page(study: Study) -> str:
+def cost_page(plan: Plan) -> str:
     """Measured pre-training cost. Kept out of the leaderboard, whose bytes do not depend on the machine's speed."""
-    lines: list[list[str]] = []
-    for record in cost(study).to_dict("records"):
+    study, lines = plan.study, list[list[str]]()
+    for record in cost(plan).to_dict("records"):
         lines.append(
             [
                 record["title"],
@@ -206,7 +211,7 @@ def cost_page(study: Study) -> str:
     about = (
         "Mean over the seeds trained so far, on the machine that trained them (its description is in each `card.json`)."
     )
-    return "\n\n".join([note(study), f"# Pre-training cost: {study.title}", table, about]) + "\n"
+    return "\n\n".join([study.note, f"# Pre-training cost: {study.title}", table, about]) + "\n"
 
 
 def _measured(record: dict[Any, Any]) -> list[str]:

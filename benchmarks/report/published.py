@@ -1,4 +1,6 @@
-"""What papers report (``benchmarks/published/*.csv``), and how our cells compare; only for studies on the real data.
+"""What papers report (``benchmarks/published/*.csv``), and how our cells compare; for studies that set ``published: true``.
+
+The column ``dataset`` names the data set as protocols do: by its reader, and ``/`` its subset.
 
 Each row names where the number was read and its provenance tag: S a secondary page about the paper, T another paper's
 text, SIB a sibling work by the same authors, P2 read in another paper (second-hand), P the paper itself, C official
@@ -11,26 +13,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tabulate import tabulate
 
-from benchmarks.cells import Results, blocks
+from benchmarks.cells import Results
 from benchmarks.tasks.shared.task import MetricSpec
 from mlip.errors import UserError
-from mlip.methods import Entry, entries
-from mlip.study import Study
+from mlip.paths import ROOT
 
-FOLDER = Path(__file__).resolve().parent
+if TYPE_CHECKING:
+    from benchmarks.plan import Plan
+
+FOLDER = ROOT / "benchmarks" / "published"
 COLUMNS = ["method", "title", "encoder", "protocol", "task", "dataset", "metric", "fraction", "value", "source", "tag"]
 TAGS = {"P", "S", "T", "C", "I", "seed", "SIB", "Q", "P2"}
-REAL = "paper"  # the study whose data the published numbers come from
 # What tells apart two of our metrics of one key: the papers' Dice gives an empty truth 1 or 0, their mAP is over all IoUs.
 AS_PUBLISHED: dict[str, dict[str, Any]] = {"dice": {"empty": "one_if_empty"}, "map": {"at": None}}
 OTHER = "other protocol: "
 HEAD = "## Published values"
-NOT_COMPARABLE = f"{HEAD}\n\nNot shown: the published values are of other data, and not comparable with this study's."
+NOT_COMPARABLE = (
+    f"{HEAD}\n\nNot shown: this study does not set `published: true`, which says that its data are those of the papers."
+)
 
 
 @cache
@@ -60,7 +65,7 @@ def read_published(folder: Path = FOLDER) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def compare(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
+def compare(plan: Plan, cells: pd.DataFrame) -> pd.DataFrame:
     """Each published number that has a row in this study, beside ours.
 
     A published row belongs to a method of the same id with its default components and parameters, and the same encoder
@@ -71,14 +76,13 @@ def compare(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
     The verdict is ``agrees`` where the reported value lies in our interval, else ``ours higher`` / ``ours lower``, with
     ``other protocol:`` in front where ours is not the one of the source; without our value it is the cell's status.
     """
-    found, ours = blocks(study), entries(study)
     index: Any = cells.set_index(["task", "protocol", "dataset", "metric", "fraction", "method"])
     records = []
     rows: Any = read_published().itertuples()
     for row in rows:
-        names = our_rows(study, ours, str(row.method), str(row.encoder))
-        for block in found:
-            if (block.task_name, block.dataset) != (row.task, row.dataset) or row.fraction not in block.plan:
+        names = our_rows(plan, str(row.method), str(row.encoder))
+        for block in plan.blocks:
+            if block.task_name != row.task or block.source.key([row.dataset]) is None or row.fraction not in block.plan:
                 continue
             title = matching_title(block.specs, str(row.metric))
             for name in names if title else []:
@@ -91,7 +95,7 @@ def compare(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
                         "agrees" if low <= row.value <= high else side
                     )
                 records.append(
-                    (row.task, row.dataset, title, row.fraction, name, row.title, block.protocol_name, row.value, ours, low, high,
+                    (row.task, block.dataset, title, row.fraction, name, row.title, block.protocol_name, row.value, ours, low, high,
                      ours - row.value, verdict, row.source, row.tag)
                 )  # fmt: skip
     columns = [
@@ -110,11 +114,11 @@ def compare(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(records, columns=[*columns, "difference", "verdict", "source", "tag"])
 
 
-def our_rows(study: Study, entries: dict[str, Entry], method: str, encoder: str) -> list[str]:
+def our_rows(plan: Plan, method: str, encoder: str) -> list[str]:
     """Rows of the study that are this published method, unchanged."""
     names = []
-    for name, entry in entries.items():
-        variant = study.methods.variants.get(name)
+    for name, entry in plan.rows.items():
+        variant = plan.study.methods.variants.get(name)
         changed = variant is not None and (variant.components or variant.params)
         wanted = encoder or entry.manifest.encoders.prefers
         if entry.manifest.id == method and not changed and entry.encoder == wanted:
@@ -129,11 +133,11 @@ def matching_title(specs: Sequence[MetricSpec], key: str) -> str:
     return next((spec.title for spec in fits), "")
 
 
-def section(study: Study, results: Results, task: str) -> str:
+def section(plan: Plan, results: Results, task: str) -> str:
     """The part of a page that speaks of published values: the comparison, or why there is none."""
-    if study.study != REAL:
+    if not plan.study.published:
         return NOT_COMPARABLE
-    table = compare(study, results.cells)
+    table = compare(plan, results.cells)
     rows: Any = table[table["task"] == task]
     if rows.empty:
         return f"{HEAD}\n\nNo published value with a verified source belongs to a row of this study."

@@ -21,7 +21,7 @@ META = b"mlip"
 def write_predictions(frame: pd.DataFrame, path: Path, meta: dict[str, Any]) -> None:
     """Write predictions and, in the same file, what they are: {seconds, task, protocol, dataset, method, seed, ...}.
 
-    The file appears under its name only when complete. An earlier ``.failed.json`` of the same evaluation is removed.
+    The file appears under its name only when complete.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pandas(frame, preserve_index=False)
@@ -34,7 +34,6 @@ def write_predictions(frame: pd.DataFrame, path: Path, meta: dict[str, Any]) -> 
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    failure_path(path).unlink(missing_ok=True)
 
 
 def read_predictions(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -52,18 +51,6 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             f"predictions cannot be read ({type(error).__name__})", where=path, fix="delete it and run again"
         ) from None
     return table.to_pandas(), meta
-
-
-def failure_path(path: Path) -> Path:
-    """Where a failed evaluation leaves {"reason": ...} instead of predictions."""
-    return path.with_suffix(".failed.json")
-
-
-def failure_reason(path: Path) -> str:
-    try:
-        return str(json.loads(path.read_text())["reason"]).strip().replace("\n", " ") or "failed without a reason"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "failed, and its reason cannot be read"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pydantic import Field
 from benchmarks.tasks.shared.classification import Cohort, Target, check_target, load_cohort, prevalence
 from benchmarks.tasks.shared.features import read_features
 from benchmarks.tasks.shared.probes import fit_logistic, span, standardise
-from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Task
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Source, Task
 from mlip.data.splits import part_rows
 from mlip.errors import UserError
 from mlip.log import progress
@@ -99,11 +99,11 @@ class FewShot(Task):
                 frames.append(cohort.rows(problem, test, prevalence(cohort, problem, train, test), k, draw))
         return cohort.finish(frames)
 
-    def metrics(self, protocol: FewShotProtocol, dataset: str) -> list[MetricSpec]:
-        return protocol.datasets[dataset].metrics()
+    def metrics(self, protocol: FewShotProtocol, source: Source) -> list[MetricSpec]:
+        return source.of(protocol.datasets).metrics()
 
-    def check(self, protocol: FewShotProtocol, dataset: str, study: Study) -> None:
-        check_target(self.name, protocol, dataset, study)
+    def check(self, protocol: FewShotProtocol, source: Source, study: Study) -> None:
+        check_target(self.name, protocol, source)
 
 
 TASK = FewShot()

@@ -26,7 +26,7 @@ from benchmarks.tasks.shared.probes import (
     span,
     standardise,
 )
-from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Task
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Source, Task
 from mlip.data.splits import part_rows, train_rows
 from mlip.errors import UserError
 from mlip.log import progress
@@ -48,6 +48,7 @@ class LinearProbe(Task):
     title: ClassVar[str] = "Linear classification"
     needs: ClassVar[Any] = "features"
     controls: ClassVar[tuple[str, ...]] = ("constant",)
+    label_draws: ClassVar[bool] = True
     Protocol: ClassVar[type[Protocol]] = LinearProbeProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
@@ -78,11 +79,11 @@ class LinearProbe(Task):
                 frames.append(cohort.rows(problem, test, prevalence(cohort, problem, train, test), fraction, draw))
         return cohort.finish(frames)
 
-    def metrics(self, protocol: LinearProbeProtocol, dataset: str) -> list[MetricSpec]:
-        return protocol.datasets[dataset].metrics()
+    def metrics(self, protocol: LinearProbeProtocol, source: Source) -> list[MetricSpec]:
+        return source.of(protocol.datasets).metrics()
 
-    def check(self, protocol: LinearProbeProtocol, dataset: str, study: Study) -> None:
-        check_target(self.name, protocol, dataset, study)
+    def check(self, protocol: LinearProbeProtocol, source: Source, study: Study) -> None:
+        check_target(self.name, protocol, source)
 
 
 def _logistic(job: EvalJob, cohort: Cohort, features: np.ndarray, fraction: int, draw: int) -> list[pd.DataFrame]:

@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import Field
 
 from benchmarks.tasks.shared.features import BATCH, encode_images
-from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Task
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Source, Task
 from mlip.data.splits import part_rows, read_splits
 from mlip.data.store import open_store
 from mlip.errors import UserError
@@ -98,6 +98,7 @@ class Retrieval(Task):
     controls: ClassVar[tuple[str, ...]] = ("chance",)
     requires: ClassVar[tuple[str, ...]] = ("retrieval",)
     fraction_unit: ClassVar[str] = ""
+    scored_later: ClassVar[tuple[str, ...]] = ("recall_at",)
     Protocol: ClassVar[type[Protocol]] = RetrievalProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
@@ -153,16 +154,16 @@ class Retrieval(Task):
         ]
         return pd.concat(frames, ignore_index=True)
 
-    def metrics(self, protocol: RetrievalProtocol, dataset: str) -> list[MetricSpec]:
+    def metrics(self, protocol: RetrievalProtocol, source: Source) -> list[MetricSpec]:
         """Recall at k, over the queries of both directions."""
         return [MetricSpec("recall_at", f"Recall@{k}", {"k": k}) for k in protocol.recall_at]
 
-    def check(self, protocol: RetrievalProtocol, dataset: str, study: Study) -> None:
-        if dataset not in protocol.datasets:
+    def check(self, protocol: RetrievalProtocol, source: Source, study: Study) -> None:
+        if source.key(protocol.datasets) is None:
             raise UserError(
-                f"does not list {dataset!r} among the data sets with reports",
+                f"does not list {source.kind!r}, the reader of {source.name}, among those with reports",
                 where=ROOT / "benchmarks" / "protocols" / self.name / f"{protocol.name}.yaml",
-                fix=f"add it under `datasets`, or use one of {protocol.datasets}",
+                fix=f"add it under `datasets`, or use data sets of one of {protocol.datasets}",
             )
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from benchmarks.tasks.shared.classification import Cohort, Target, check_target, load_cohort
 from benchmarks.tasks.shared.features import encode_images
 from benchmarks.tasks.shared.prompts import PROMPTS, Prompts, sample
-from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Task
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Source, Task
 from mlip.data.splits import part_rows
 from mlip.errors import UserError
 from mlip.paths import ROOT
@@ -53,19 +53,19 @@ class ZeroShotProtocol(Protocol):
             raise ValueError("`zscore` compares findings over the image set, so every target must be multiclass")
         return self
 
-    def prompts_for(self, dataset: str) -> dict[str, Prompts]:
-        """Prompts of each label of a data set.
+    def prompts_for(self, target: ZeroShotTarget) -> dict[str, Prompts]:
+        """Prompts of each label of a target.
 
         Raises
         ------
         UserError : the set has no prompts for a label.
         """
-        source, target = PROMPTS[self.prompts], self.datasets[dataset]
-        known = sample(source.findings, self.sample, self.sample_seed) if self.sample else {}
+        prompts = PROMPTS[self.prompts]
+        known = sample(prompts.findings, self.sample, self.sample_seed) if self.sample else {}
         chosen = {}
         for label in target.labels:
             finding = target.categories.get(label, label)
-            found = known.get(finding) or source.of(finding)
+            found = known.get(finding) or prompts.of(finding)
             if found is None or (self.negatives and not found.negative):
                 raise UserError(
                     f"the prompt set {self.prompts!r} has no prompts for {finding!r}",
@@ -106,6 +106,7 @@ class ZeroShot(Task):
     controls: ClassVar[tuple[str, ...]] = ("constant",)
     requires: ClassVar[tuple[str, ...]] = ("zero_shot",)
     fraction_unit: ClassVar[str] = ""
+    scored_later: ClassVar[tuple[str, ...]] = ("also",)
     Protocol: ClassVar[type[Protocol]] = ZeroShotProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
@@ -129,7 +130,7 @@ class ZeroShot(Task):
         texts: list[str] = []
         groups: list[slice] = []  # presence of every label, then absence of every label
         sides = ("positive", "negative") if protocol.negatives else ("positive",)
-        prompts = protocol.prompts_for(job.dataset)
+        prompts = protocol.prompts_for(job.source.of(protocol.datasets))
         for side in sides:
             for label in cohort.target.labels:
                 these = getattr(prompts[label], side)
@@ -173,13 +174,13 @@ class ZeroShot(Task):
         shape = (len(part_rows(cohort.splits, "test")), len(cohort.target.labels))
         return self._rows(cohort, np.zeros(shape), zscore=False)
 
-    def metrics(self, protocol: ZeroShotProtocol, dataset: str) -> list[MetricSpec]:
-        target = protocol.datasets[dataset]
+    def metrics(self, protocol: ZeroShotProtocol, source: Source) -> list[MetricSpec]:
+        target = source.of(protocol.datasets)
         return [*target.metrics(), *(protocol.also if target.kind == "binary" else [])]
 
-    def check(self, protocol: ZeroShotProtocol, dataset: str, study: Study) -> None:
-        check_target(self.name, protocol, dataset, study)
-        protocol.prompts_for(dataset)
+    def check(self, protocol: ZeroShotProtocol, source: Source, study: Study) -> None:
+        check_target(self.name, protocol, source)
+        protocol.prompts_for(source.of(protocol.datasets))
 
 
 TASK = ZeroShot()

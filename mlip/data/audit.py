@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from mlip.data.division import ENOUGH
 from mlip.data.duplicates import near_duplicates
 from mlip.data.lineages import QUIRKS
-from mlip.data.splits import ENOUGH, part_rows, read_splits, train_rows
+from mlip.data.splits import part_rows, read_splits, train_rows
 from mlip.data.store import Store, open_store
 from mlip.errors import UserError
 from mlip.paths import StudyPaths

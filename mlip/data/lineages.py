@@ -17,7 +17,6 @@ from sklearn.model_selection import train_test_split
 from mlip.data.catalogue import resolve
 from mlip.data.formats.files import need_folder, read_lines
 from mlip.data.privacy import hash_id, read_salt
-from mlip.data.readers import siim
 from mlip.data.store import Store
 from mlip.errors import UserError
 from mlip.paths import StudyPaths
@@ -134,7 +133,8 @@ def _mgca_siim(lineage: str, name: str, store: Store, study: Study) -> _Division
     """70/15/15 over the rows of the csv: an image may be in several parts."""
     salt = read_salt(StudyPaths(study).salt)
     images = {image: row for row, image in enumerate(store.records.image_id)}
-    raws = siim.READER.annotation_rows(study.datasets[name].root)
+    reader: Any = resolve(study, name)[0]
+    raws = reader.annotation_rows(study.datasets[name].root)
     hashed = {raw: hash_id("siim/image", raw, salt) for raw in raws}
     lines = np.array([images[hashed[raw]] for raw in raws if hashed[raw] in images])
     train, others = train_test_split(lines, test_size=0.3, random_state=0)

@@ -102,6 +102,11 @@ class Reader(ABC):
         """
         return {}
 
+    def tables(self, root: Path, options: Any) -> list[Path]:
+        """The table files that this reader reads, as far as they are there: an edit of one makes everything from it anew."""
+        kinds = (".csv", ".gz", ".txt", ".json")
+        return sorted(p for p in root.glob("*") if p.is_file() and p.suffix in kinds and p.name[0] != ".")
+
     @abstractmethod
     def records(self, root: Path, options: Any) -> list[Record]:
         """All images, in a deterministic order."""

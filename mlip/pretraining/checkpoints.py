@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model
@@ -82,6 +83,21 @@ def load_image_encoder(study: Study, entry: Entry, seed: int) -> ImageEncoder:
     except (RuntimeError, SafetensorError) as error:
         raise _misfit(path, error) from None
     return encoder.eval()
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """``card.json`` of a training: its fingerprint, code, cost, versions.
+
+    Raises
+    ------
+    UserError : there is none, or it is damaged.
+    """
+    path = folder / "card.json"
+    _require(path)
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        raise UserError("is not valid JSON", where=path, fix="delete its folder and run again") from None
 
 
 def _require(path: Path) -> None:

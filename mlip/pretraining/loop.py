@@ -1,26 +1,24 @@
 """Pre-training of one method: Lightning Fabric, AdamW, linear warm-up + cosine, exact resumption after a kill.
 
 The training state lives in ``work/<study>/state``, outside the outputs Snakemake knows and deletes when a job dies.
-A digest of everything that shapes the training guards it: a state made under another configuration is set aside.
+The fingerprint of the training guards it: a state of other code or another configuration is set aside.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
 from rich.progress import Progress
 from safetensors.torch import save_file, save_model
 
-from benchmarks.plan import code_of
 from mlip.contract import Method
 from mlip.devices import best_device
 from mlip.errors import UserError
@@ -35,11 +33,14 @@ from mlip.pretraining.checkpoints import build_method
 from mlip.seeding import seed_everything
 from mlip.study import Study
 
+if TYPE_CHECKING:
+    from mlip.fingerprints import Fingerprint
+
 VALIDATION_PAIRS = 192
 
 
-def pretrain(study: Study, entry: Entry, seed: int) -> None:
-    """Train one row of the study and write its folder: weights, card.json, metrics.jsonl.
+def pretrain(study: Study, entry: Entry, seed: int, fingerprint: Fingerprint) -> None:
+    """Train one row of the study and write its folder: weights, card.json (with the fingerprint), metrics.jsonl.
 
     Raises
     ------
@@ -51,14 +52,23 @@ def pretrain(study: Study, entry: Entry, seed: int) -> None:
     if not entry.manifest.trained:
         method = build_method(study, entry, seed)
         _export(method, out)
-        _write_card(out, study, entry, seed, method, {"seconds": 0.0, "steps": 0, "samples_per_second": 0.0})
+        _write_card(
+            out,
+            study,
+            entry,
+            seed,
+            method,
+            fingerprint.code,
+            fingerprint.key,
+            {"seconds": 0.0, "steps": 0, "samples_per_second": 0.0},
+        )
         (out / "metrics.jsonl").write_text("")
         return
-    _Training(study, entry, seed, out).run()
+    _Training(study, entry, seed, out, fingerprint).run()
 
 
 class _Training:
-    def __init__(self, study: Study, entry: Entry, seed: int, out: Path) -> None:
+    def __init__(self, study: Study, entry: Entry, seed: int, out: Path, fingerprint: Fingerprint) -> None:
         self.study, self.entry, self.seed, self.out = study, entry, seed, out
         self.training_seed = entry.training_seed(seed)
         self.recipe: Recipe = recipe_of(entry, study)
@@ -88,7 +98,7 @@ class _Training:
         self.method = method
         self.module, self.optimizer = self.fabric.setup(method, optimizer)
         self.module.mark_forward_method("losses")
-        self.digest = _digest(study, entry, self.recipe, seed, pairs)
+        self.key, self.code = fingerprint.key, fingerprint.code
         self.step, self.seconds, self.resumed = 0, 0.0, 0
 
     def run(self) -> None:
@@ -168,7 +178,13 @@ class _Training:
 
     def _save(self) -> None:
         self.last_save = time.monotonic()
-        state = {"digest": self.digest, "step": self.step, "seconds": self.seconds, "resumed": self.resumed}
+        state = {
+            "key": self.key,
+            "code": self.code,
+            "step": self.step,
+            "seconds": self.seconds,
+            "resumed": self.resumed,
+        }
         temporary = self.state_path.with_suffix(".tmp")
         self.fabric.save(temporary, {"method": self.module, "optimizer": self.optimizer, **state})
         os.replace(temporary, self.state_path)
@@ -176,8 +192,9 @@ class _Training:
     def _resume(self) -> None:
         if self.state_path.is_file():
             state = {"method": self.module, "optimizer": self.optimizer}
-            if torch.load(self.state_path, map_location="cpu", weights_only=False)["digest"] == self.digest:
+            if torch.load(self.state_path, map_location="cpu", weights_only=False).get("key") == self.key:
                 rest = self.fabric.load(self.state_path, state)
+                self.code = rest["code"]  # a training that goes on in spite of an edit is of the code that began it
                 self.step, self.seconds, self.resumed = rest["step"], rest["seconds"], rest["resumed"] + 1
                 logger.info(
                     f"{self.entry.name} seed {self.seed}: continues at step {self.step} of {self.batches.steps}"
@@ -205,7 +222,7 @@ class _Training:
                 "final": {k: last[k] for k in ("loss", "terms") if k in last}
                 | {"validation": last.get("validation", {})},
             }
-            _write_card(self.out, self.study, self.entry, self.seed, self.method, facts)
+            _write_card(self.out, self.study, self.entry, self.seed, self.method, self.code, self.key, facts)
             for path in (self.state_path, self.metrics_path):
                 path.unlink(missing_ok=True)
 
@@ -241,29 +258,19 @@ def _decay_groups(method: torch.nn.Module, weight_decay: float) -> list[dict[str
     ]
 
 
-def _digest(study: Study, entry: Entry, recipe: Recipe, seed: int, pairs: Pairs) -> str:
-    """Hash of everything that shapes the training, the method's code included."""
-    facts: dict[str, Any] = {
-        "study": study.model_dump(mode="json", include={"seed", "image_size", "encoders", "knowledge", "pretrain"}),
-        "recipe": recipe.model_dump(mode="json", exclude={"provenance"}),
-        "entry": [entry.encoder, entry.components, entry.params],
-        "code": code_of(entry),
-        "pairs": [len(pairs), int(pairs.rows.sum())],
-        "seed": entry.training_seed(seed),
-    }
-    facts["study"]["pretrain"].pop("checkpoint_seconds")
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
 def _export(method: Method, out: Path) -> None:
     model = method.image_encoder.model
     save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, out / "encoder.safetensors")
     save_model(method.cpu(), str(out / "method.safetensors"))
 
 
-def _write_card(out: Path, study: Study, entry: Entry, seed: int, method: Method, facts: dict[str, Any]) -> None:
+def _write_card(
+    out: Path, study: Study, entry: Entry, seed: int, method: Method, code: str, key: str, facts: dict[str, Any]
+) -> None:
     card = {
         "method": entry.name,
+        "fingerprint": key,
+        "code": code,
         "folder": entry.folder.name,
         "status": entry.manifest.status,
         "encoder": entry.encoder,

@@ -1,19 +1,24 @@
-"""The command line: ``mlip doctor``, ``mlip audit``, ``mlip new-baseline``, ``mlip check-baseline``, ``mlip run <stage>``."""
+"""The command line: ``mlip doctor``, ``mlip check``, ``mlip audit``, ``mlip new-baseline``, ``mlip check-baseline``,
+``mlip run <stage>``. Imports are local: a command pays for its own libraries only.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlip import stages
 from mlip.errors import UserError
 from mlip.log import setup_logging
-from mlip.paths import StudyPaths
+from mlip.run.jobs import inputs_of, perform
 from mlip.study import Study, load_study
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,66 +29,124 @@ app = typer.Typer(
 run_app = typer.Typer(no_args_is_help=True, help="One stage of a study (what the Snakemake rules call).")
 app.add_typer(run_app, name="run")
 
-StudyFile = Annotated[Path, typer.Option("--study", "-s", help="study file: config/*.yaml or work/<study>/study.json")]
+StudyFile = Annotated[Path, typer.Option("--study", "-s", help="study file: config/*.yaml, or what a run resolved")]
 Threads = Annotated[int, typer.Option(help="cores to use")]
+Seed = Annotated[int, typer.Option(help="pre-training seed")]
 DEFAULT = Path("config/twin.yaml")
 
 
-def _open(path: Path, threads: int = 1) -> Study:
-    stages.limit_threads(threads)
-    return load_study(path)
+def _plan(path: Path, threads: int = 1, look: bool = False) -> Plan:
+    limit_threads(threads)
+    from benchmarks.plan import resolve
+
+    return resolve(load_study(path), look)
+
+
+def limit_threads(threads: int) -> None:
+    """Keep BLAS and OpenMP to the cores Snakemake gave the job; the variables count where numpy and torch come later."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    if "torch" in sys.modules:  # a job of a warm server (mlip/run/warm.py)
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def _known(plan: Plan, what: str, name: str, among: object) -> None:
+    if name not in (names := sorted(among)):  # type: ignore[call-overload]
+        raise UserError(f"study {plan.study.study} has no {what} {name!r}", fix=f"one of {', '.join(names)}")
 
 
 @run_app.command()
 def anatomy(study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
     """Base projections of the virtual patients."""
-    stages.anatomy(_open(study), threads)
+    from mlip.run.stages import anatomy as stage
+
+    plan = _plan(study, threads)
+    perform(plan.paths.failure("anatomy"), plan.fingerprints.anatomy(), lambda: stage.run(plan, threads))
 
 
 @run_app.command()
-def twin(dataset: str, study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
+def twin(hospital: str, study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
     """Films and tables of one virtual hospital."""
-    stages.twin(_open(study), dataset, threads)
+    from mlip.run.stages import twin as stage
+
+    plan = _plan(study, threads)
+    _known(plan, "virtual hospital", hospital, plan.study.twin.datasets if plan.study.twin else {})
+    perform(
+        plan.paths.failure("twin", hospital),
+        plan.fingerprints.twin(hospital),
+        lambda: stage.run(plan, hospital, threads),
+    )
 
 
 @run_app.command()
 def data(dataset: str, study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
     """The image store of one data set."""
-    stages.data(_open(study), dataset, threads)
+    from mlip.run.stages import data as stage
+
+    plan = _plan(study, threads)
+    _known(plan, "data set", dataset, plan.study.datasets)
+    perform(
+        plan.paths.failure("data", dataset), plan.fingerprints.store(dataset), lambda: stage.run(plan, dataset, threads)
+    )
 
 
 @run_app.command()
 def splits(dataset: str, study: StudyFile = DEFAULT) -> None:
     """Train, validation and test rows, and the draws of label fractions."""
-    stages.splits(_open(study), dataset)
+    from mlip.run.stages import splits as stage
+
+    plan = _plan(study)
+    _known(plan, "data set", dataset, plan.study.datasets)
+    perform(
+        plan.paths.failure("splits", dataset), plan.fingerprints.division(dataset), lambda: stage.run(plan, dataset)
+    )
+
+
+@run_app.command("audit")
+def audit_stage(study: StudyFile = DEFAULT) -> None:
+    """Search the built data for leakage."""
+    _audit(study)
 
 
 @run_app.command()
 def tokenizer(study: StudyFile = DEFAULT) -> None:
     """The word-piece vocabulary."""
-    stages.tokenizer(_open(study))
+    from mlip.run.stages import tokenizer as stage
+
+    plan = _plan(study)
+    perform(plan.paths.failure("tokenizer"), plan.fingerprints.tokenizer(), lambda: stage.run(plan))
 
 
 @run_app.command()
 def knowledge(study: StudyFile = DEFAULT) -> None:
     """The knowledge graph and its embeddings."""
-    stages.knowledge(_open(study))
+    from mlip.run.stages import knowledge as stage
+
+    plan = _plan(study)
+    perform(plan.paths.failure("knowledge"), plan.fingerprints.knowledge(), lambda: stage.run(plan))
 
 
 @run_app.command()
-def pretrain(
-    method: str, seed: Annotated[int, typer.Option()] = 0, study: StudyFile = DEFAULT, threads: Threads = 1
-) -> None:
+def pretrain(row: str, seed: Seed = 0, study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
     """Pre-train one row; continues after a kill."""
-    stages.pretrain(_open(study, threads), method, seed)
+    from mlip.run.stages import pretrain as stage
+
+    plan = _plan(study, threads)
+    perform(plan.paths.failure("pretrain", row, seed), plan.training(row, seed), lambda: stage.run(plan, row, seed))
 
 
 @run_app.command()
-def features(
-    method: str, seed: Annotated[int, typer.Option()] = 0, study: StudyFile = DEFAULT, threads: Threads = 1
-) -> None:
-    """Frozen features of one row on every data set that a task wants them of."""
-    stages.features(_open(study, threads), method, seed)
+def features(row: str, dataset: str, seed: Seed = 0, study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
+    """Frozen features of one row on one data set."""
+    from mlip.run.stages import features as stage
+
+    plan = _plan(study, threads)
+    _known(plan, "data set", dataset, plan.sources)
+    perform(
+        plan.paths.failure("features", row, seed, dataset),
+        plan.features(row, seed, dataset),
+        lambda: stage.run(plan, row, seed, dataset),
+    )
 
 
 @run_app.command()
@@ -91,35 +154,50 @@ def evaluate(
     task: str,
     protocol: str,
     dataset: str,
-    method: str,
-    seed: Annotated[int, typer.Option()] = 0,
+    row: str,
+    seed: Seed = 0,
     study: StudyFile = DEFAULT,
     threads: Threads = 1,
 ) -> None:
     """Predictions of one row on one task."""
-    stages.evaluate(_open(study, threads), task, protocol, dataset, method, seed)
+    from mlip.run.stages import evaluate as stage
+
+    plan, cell = _plan(study, threads), (task, protocol, dataset, row, seed)
+    perform(
+        plan.paths.failure("evaluate", *cell),
+        plan.evaluation(*cell),
+        lambda: stage.run(plan, *cell, made_from=inputs_of(plan, *cell)),
+    )
 
 
 @run_app.command()
-def maps(
-    method: str, seed: Annotated[int, typer.Option()] = 0, study: StudyFile = DEFAULT, threads: Threads = 1
-) -> None:
+def maps(row: str, seed: Seed = 0, study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
     """Where one row looks on test films, beside the outlines of the finding."""
-    stages.maps(_open(study, threads), method, seed)
+    from benchmarks.analyses.maps import fingerprint
+    from mlip.run.stages import maps as stage
+
+    plan = _plan(study, threads)
+    perform(plan.paths.failure("maps", row), fingerprint(plan, row, seed), lambda: stage.run(plan, row, seed))
 
 
 @run_app.command("false-negatives")
 def false_negatives(study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
     """How the rows treat different patients with equal findings."""
-    stages.false_negatives(_open(study, threads))
+    from benchmarks.analyses.false_negatives import fingerprint
+    from mlip.run.stages import false_negatives as stage
+
+    plan = _plan(study, threads)
+    perform(plan.paths.failure("false_negatives"), fingerprint(plan), lambda: stage.run(plan))
 
 
 @run_app.command()
 def tables(study: StudyFile = DEFAULT) -> None:
     """Tables and leaderboard from whatever predictions exist; works at any time."""
-    config = _open(study)
-    stages.tables(config)
-    typer.echo(f"wrote {StudyPaths(config).leaderboard}")
+    from mlip.run.stages import tables as stage
+
+    plan = _plan(study)
+    stage.run(plan)
+    typer.echo(f"wrote {plan.paths.leaderboard}")
 
 
 @app.command()
@@ -130,7 +208,8 @@ def doctor(
     from mlip.run.doctor import doctor as examine
     from mlip.run.doctor import render
 
-    report = examine(_open(study))
+    limit_threads(1)
+    report = examine(load_study(study))
     typer.echo(report.to_json()) if as_json else render(report)
     raise typer.Exit(0 if report.ok else 1)
 
@@ -138,17 +217,26 @@ def doctor(
 @app.command()
 def audit(study: StudyFile = DEFAULT) -> None:
     """Search the built data for leakage; writes work/<study>/audit.md."""
-    config = _open(study)
-    stages.audit(config)
-    typer.echo(f"no faults; see {StudyPaths(config).audit}")
+    plan = _audit(study)
+    typer.echo(f"no faults; see {plan.paths.audit}")
+
+
+def _audit(study: Path) -> Plan:
+    from mlip.run.stages import audit as stage
+
+    plan = _plan(study)
+    perform(plan.paths.failure("audit"), plan.fingerprints.audit(), lambda: stage.run(plan))
+    return plan
 
 
 @app.command()
 def check(study: StudyFile = DEFAULT) -> None:
     """Everything that can be known to be wrong before anything runs."""
-    from benchmarks.plan import precheck
-
-    precheck(_open(study))
+    plan = _plan(study, look=True)
+    for name, fault in plan.broken.items():
+        typer.echo(f"row {name} will be shown as failed: {fault}", err=True)
+    if plan.broken:
+        raise typer.Exit(1)
     typer.echo(f"{study}: ok")
 
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mlip.data.catalogue import resolve
+from benchmarks.plan import check_block, generated, how_to_obtain, resolve
+from mlip.data.catalogue import resolve as resolve_reader
 from mlip.data.records import Reader, Record
 from mlip.errors import UserError
 from mlip.seeding import generator
@@ -82,21 +83,6 @@ def doctor(study: Study, sample: int = 1000) -> DoctorReport:
     return DoctorReport(study.study, datasets, *_tables(study, {d.name: d for d in datasets}))
 
 
-def precheck(study: Study) -> None:
-    """Fail now rather than after hours: readers and options of all data sets, folder and tables of those not generated.
-
-    Raises
-    ------
-    UserError : the first thing that is wrong.
-    """
-    for name, config in study.datasets.items():
-        reader, options = resolve(study, name)
-        if not _generated(study, name):
-            if not config.root.is_dir():
-                raise UserError(f"the data set {name} is not there", where=config.root, fix=_obtain(reader, name))
-            reader.verify(config.root, options)
-
-
 def render(report: DoctorReport, console: Console | None = None) -> None:
     """Print for people: the data sets, which tables can be computed, and what to do next."""
     console = console or Console()
@@ -136,44 +122,28 @@ def render(report: DoctorReport, console: Console | None = None) -> None:
     console.print(Text(*verdict))
 
 
-def _generated(study: Study, name: str) -> bool:
-    """Whether the study's own twin writes this data set's folder."""
-    if study.twin is None:
-        return False
-    root = study.datasets[name].root.resolve()
-    return any(d.twin is not None and d.root.resolve() == root for d in study.datasets.values())
-
-
-def _obtain(reader: Reader, name: str) -> str:
-    return (
-        f"obtain {reader.title} ({reader.access}) and set datasets.{name}.root to the folder that holds {reader.layout}"
-    )
-
-
 def _tables(study: Study, health: dict[str, DatasetHealth]) -> tuple[list[Reach], str]:
     """Each task on each of its data sets, and what is wrong with the study file itself."""
-    from benchmarks.plan import task_protocols  # planning asks this module for its checks
-    from benchmarks.tasks.catalogue import tasks
-    from mlip.methods import entries
-
     reach: dict[tuple[str, str], Reach] = {}
     problem = ""
     unready = [name for name in study.pretrain.datasets if not health[name].usable]
-    try:
-        entries(study)
-        for task, config, _, protocol in task_protocols(study):
-            for name in config.datasets:
+    for task in study.tasks:
+        for protocol in study.tasks[task].protocols:
+            for name in study.tasks[task].datasets:
                 at = reach.setdefault((task, name), Reach(task, name))
                 try:
-                    tasks()[task].check(protocol, name, study)
+                    check_block(study, task, protocol, name)
                 except UserError as error:
                     at.obstacle = at.obstacle or str(error)
                 if not at.obstacle and not health[name].usable:
                     at.obstacle = f"data {health[name].state}"
                 if not at.obstacle and unready:
                     at.obstacle = f"nothing to pre-train on: {', '.join(unready)} {health[unready[0]].state}"
-    except UserError as error:
-        problem = str(error)
+    if not any(at.obstacle for at in reach.values()):
+        try:
+            resolve(study, look=False)
+        except UserError as error:
+            problem = str(error)
     return list(reach.values()), problem
 
 
@@ -181,22 +151,22 @@ def _examine(study: Study, name: str, sample: int) -> DatasetHealth:
     config = study.datasets[name]
     health = DatasetHealth(name, config.reader, str(config.root), "missing")
     try:
-        reader, options = resolve(study, name)
+        reader, options = resolve_reader(study, name)
         if not config.root.is_dir():
-            if _generated(study, name):
+            if generated(study, name):
                 health.state, health.next_step = (
                     "will be generated",
                     "nothing to do: the study writes it from virtual patients",
                 )
             else:
-                health.problem, health.next_step = f"{config.root} does not exist", _obtain(reader, name)
+                health.problem, health.next_step = f"{config.root} does not exist", how_to_obtain(reader, name)
             return health
         health.state = "damaged"
         health.version = reader.verify(config.root, options)
         records = reader.records(config.root, options)
     except UserError as error:
         health.problem, health.next_step = str(error).split(". Fix: ")[0], error.fix or "see docs/datasets.md"
-        if _generated(study, name):
+        if generated(study, name):
             health.next_step = f"delete {config.root}: the study writes it again"
         return health
     health.counts, health.complete = _counts(records), reader.complete(health.version, options)

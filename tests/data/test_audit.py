@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlip.data.audit import AuditReport, audit
+from mlip.data.build import build_store
+from mlip.data.division import build_splits
 from mlip.data.duplicates import candidates, near_duplicates
-from mlip.data.splits import build_splits, content_hash, read_splits
-from mlip.data.store import build_store, open_store
+from mlip.data.splits import content_hash, read_splits
+from mlip.data.store import open_store
 from mlip.errors import UserError
 from mlip.paths import StudyPaths
 from mlip.study import Study

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlip.data.splits import build_splits, nested_levels, part_rows, read_splits, stratified_order, train_rows
-from mlip.data.store import build_store, open_store
+from mlip.data.build import build_store
+from mlip.data.division import build_splits, nested_levels, stratified_order
+from mlip.data.splits import part_rows, read_splits, train_rows
+from mlip.data.store import open_store
 from mlip.errors import UserError
 from mlip.paths import StudyPaths
 from mlip.study import Study

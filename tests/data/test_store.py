@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 
 from mlip.data import decode
+from mlip.data.build import build_store
 from mlip.data.decode import fit
 from mlip.data.privacy import hash_id, read_salt
-from mlip.data.store import build_store, open_store, resolve
+from mlip.data.store import open_store, resolve
 from mlip.errors import UserError
 from mlip.paths import StudyPaths
 from mlip.study import write_study

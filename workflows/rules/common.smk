@@ -1,22 +1,23 @@
-# The study, read once and checked before anything runs.
+# The study, resolved once: that is also the check before anything runs.
 
+import os
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-sys.path.insert(0, str(Path(workflow.basedir).resolve()))
-sys.path.insert(0, str(Path(workflow.basedir).resolve().parent))
+ROOT = Path(workflow.basedir).resolve()
+ROOT = ROOT if (ROOT / "mlip").is_dir() else ROOT.parent
+sys.path.insert(0, str(ROOT))
 
 try:
     from benchmarks.analyses import false_negatives
     from benchmarks.analyses import maps as film_maps
-    from benchmarks import plan as planning
-    from mlip.run import warm
+    from benchmarks.plan import resolve
     from mlip.errors import UserError
-    from mlip.paths import StudyPaths
-    from benchmarks.tasks.catalogue import tasks
-    from mlip.methods import entries
+    from mlip.run import warm
+    from mlip.run.locks import announce_run, take_over
+    from mlip.source_code import digest
     from mlip.study import parse_study, write_study
 except ImportError as error:
     raise WorkflowError(
@@ -27,24 +28,26 @@ try:
     STUDY = parse_study(
         config, where=workflow.configfiles[-1] if workflow.configfiles else "--config"
     )
-    planning.precheck(STUDY)
+    PLAN = resolve(STUDY)
 except UserError as error:
     raise WorkflowError(str(error))
 
-PATHS = StudyPaths(STUDY)
-ROWS = entries(STUDY)
-TASKS = tasks()
-EVALUATIONS = planning.evaluations(STUDY)
-write_study(STUDY, PATHS.resolved)
-STUDY_FILE = str(PATHS.resolved)
+# A run that was killed leaves Snakemake's lock: it is removed where its maker is dead.
+take_over(Path(".snakemake"), hold=not workflow.dryrun)
+
+PATHS = PLAN.paths
+PRINTS = PLAN.fingerprints
+WORK = str(PATHS.work)
+# Written when a run starts (workflows/Snakefile), never by a dry run; another configuration has another name.
+STUDY_FILE = str(PATHS.resolved(digest(STUDY.model_dump(mode="json"))))
 PREDICTIONS = [
     str(PATHS.predictions(e.task, e.protocol, e.dataset, e.row, e.seed))
-    for e in EVALUATIONS
+    for e in PLAN.evaluations
 ]
 LEADERBOARD = str(PATHS.leaderboard)
-WORK = str(PATHS.work)
-FEATURE_SETS = planning.feature_sets(STUDY)
 TWINS = sorted({d.twin for d in STUDY.datasets.values() if d.twin})
+MASKED = {name for name, source in PLAN.sources.items() if source.reader.mask_name}
+ALL_CORES = 1024  # Snakemake lowers it to what there is, and need not know that to read this file
 
 
 def one_of(names):
@@ -54,43 +57,71 @@ def one_of(names):
 wildcard_constraints:
     dataset=one_of(STUDY.datasets),
     hospital=one_of(TWINS),
-    method=one_of(ROWS),
-    row=one_of({e.row for e in EVALUATIONS}),
+    method=one_of(PLAN.rows),
+    row=one_of({e.row for e in PLAN.evaluations}),
     task=one_of(STUDY.tasks),
-    protocol=one_of({e.protocol for e in EVALUATIONS}),
+    protocol=one_of({e.protocol for e in PLAN.evaluations}),
     seed=r"\d+",
 
 
+# What is marked `ancient` is made before, but does not make stale by being made anew: whether it says something else, the
+# fingerprint of what reads it knows (a further label draw moves no film; the audit stops a study, it changes none).
 def store_of(dataset):
-    return [
-        str(PATHS.data(dataset) / name)
-        for name in ("records.parquet", "manifest.json", "images.npy")
-    ]
+    names = ["records.parquet", "manifest.json", "images.npy"]
+    names += ["masks.npy"] if dataset in MASKED else []
+    return [str(PATHS.data(dataset) / name) for name in names]
+
+
+def splits_of(dataset):
+    return ancient(str(PATHS.splits(dataset)))
 
 
 def checkpoint_of(method, seed):
     folder = PATHS.pretrain(method, seed)
-    return [str(folder / "method.safetensors"), str(folder / "encoder.safetensors")]
+    return [
+        str(folder / name)
+        for name in ("method.safetensors", "encoder.safetensors", "card.json")
+    ]
 
 
 def raw_folder(wildcards):
-    """Only a folder the study writes itself is an input; real data are checked before the run (planning.precheck)."""
-    config = STUDY.datasets[wildcards.dataset]
-    return [str(config.root)] if config.twin else []
+    """Only a folder the study writes itself is an input; real data are looked into before the run (benchmarks/plan.py)."""
+    data = STUDY.datasets[wildcards.dataset]
+    return [str(data.root)] if data.twin else []
+
+
+# Where trainings outlive changes of code, a store that was made anew by other code does not repeat them either.
+def held(files):
+    return [ancient(f) for f in files] if PRINTS.marks else files
 
 
 def corpus(_):
     return [
-        f for d in STUDY.pretrain.datasets for f in [*store_of(d), str(PATHS.splits(d))]
+        f
+        for d in STUDY.pretrain.datasets
+        for f in [*held(store_of(d)), splits_of(d)]
     ]
 
 
 def evaluation_inputs(wildcards):
-    task, dataset = TASKS[wildcards.task], wildcards.dataset
-    common = [*store_of(dataset), str(PATHS.splits(dataset)), str(PATHS.audit)]
-    if wildcards.row in task.controls:
+    block = PLAN.block(wildcards.task, wildcards.protocol, wildcards.dataset)
+    dataset = wildcards.dataset
+    common = [*store_of(dataset), splits_of(dataset), ancient(str(PATHS.audit))]
+    if wildcards.row in block.task.controls:
         return common
     weights = checkpoint_of(wildcards.row, wildcards.seed)
-    if task.needs == "features":
-        return [*common, str(PATHS.features(wildcards.row, wildcards.seed, dataset))]
-    return [*common, *weights, str(PATHS.tokenizer), str(PATHS.knowledge)]
+    if block.task.needs == "features":
+        return [
+            *common,
+            str(PATHS.features(wildcards.row, wildcards.seed, dataset)),
+            *weights,
+        ]
+    return [*common, *weights, str(PATHS.tokenizer), *knowledge_of(wildcards.row)]
+
+
+def knowledge_of(row):
+    return (
+        [str(PATHS.knowledge)]
+        if "knowledge" in PLAN.rows[row].manifest.capabilities
+        else []
+    )

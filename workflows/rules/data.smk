@@ -8,6 +8,8 @@ rule store:
         records=f"{WORK}/data/{{dataset}}/records.parquet",
         manifest=f"{WORK}/data/{{dataset}}/manifest.json",
         images=f"{WORK}/data/{{dataset}}/images.npy",
+    wildcard_constraints:
+        dataset=one_of(set(STUDY.datasets) - MASKED),
     log:
         f"{WORK}/logs/data/{{dataset}}.log",
     benchmark:
@@ -15,32 +17,42 @@ rule store:
     conda:
         "../envs/mlip.yaml"
     params:
-        study=STUDY_FILE,
-        spec=lambda w: planning.data_fingerprint(STUDY, w.dataset),
+        spec=lambda w: PRINTS.store(w.dataset).key,
     shell:
-        "python -m mlip run data {wildcards.dataset} -s {params.study} --threads {threads} > {log} 2>&1"
+        "python -m mlip run data {wildcards.dataset} -s {STUDY_FILE:q} --threads {threads} > {log:q} 2>&1"
+
+
+use rule store as store_with_masks with:
+    output:
+        records=f"{WORK}/data/{{dataset}}/records.parquet",
+        manifest=f"{WORK}/data/{{dataset}}/manifest.json",
+        images=f"{WORK}/data/{{dataset}}/images.npy",
+        masks=f"{WORK}/data/{{dataset}}/masks.npy",
+    wildcard_constraints:
+        dataset=one_of(MASKED),
 
 
 rule splits:
     input:
         f"{WORK}/data/{{dataset}}/records.parquet",
+        f"{WORK}/data/{{dataset}}/manifest.json",
     output:
-        f"{WORK}/splits/{{dataset}}.parquet",
+        table=f"{WORK}/splits/{{dataset}}.parquet",
+        about=f"{WORK}/splits/{{dataset}}.json",
     log:
         f"{WORK}/logs/splits/{{dataset}}.log",
     conda:
         "../envs/mlip.yaml"
     params:
-        study=STUDY_FILE,
-        spec=lambda w: planning.splits_fingerprint(STUDY, w.dataset),
+        spec=lambda w: PRINTS.splits(w.dataset).key,
     shell:
-        "python -m mlip run splits {wildcards.dataset} -s {params.study} > {log} 2>&1"
+        "python -m mlip run splits {wildcards.dataset} -s {STUDY_FILE:q} > {log:q} 2>&1"
 
 
 rule audit:
     input:
-        [store_of(d) for d in STUDY.datasets],
-        [str(PATHS.splits(d)) for d in STUDY.datasets],
+        [store_of(d) for d in PLAN.sources],
+        [str(PATHS.splits(d)) for d in PLAN.sources],
     output:
         str(PATHS.audit),
     log:
@@ -48,6 +60,6 @@ rule audit:
     conda:
         "../envs/mlip.yaml"
     params:
-        study=STUDY_FILE,
+        spec=PRINTS.audit().key,
     shell:
-        "python -m mlip audit -s {params.study} > {log} 2>&1"
+        "python -m mlip run audit -s {STUDY_FILE:q} > {log:q} 2>&1"

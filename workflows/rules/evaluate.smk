@@ -11,10 +11,9 @@ rule evaluate:
     conda:
         "../envs/mlip.yaml"
     params:
-        study=STUDY_FILE,
-        spec=lambda w: planning.evaluation_fingerprint(
-            STUDY, w.task, w.protocol, w.dataset
-        ),
+        spec=lambda w: PLAN.evaluation(
+            w.task, w.protocol, w.dataset, w.row, w.seed
+        ).key,
     shell:
         "python -m mlip run evaluate {wildcards.task} {wildcards.protocol} {wildcards.dataset} {wildcards.row}"
-        " --seed {wildcards.seed} -s {params.study} --threads {threads} > {log} 2>&1"
+        " --seed {wildcards.seed} -s {STUDY_FILE:q} --threads {threads} > {log:q} 2>&1"

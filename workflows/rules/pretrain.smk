@@ -11,12 +11,9 @@ rule tokenizer:
     conda:
         "../envs/mlip.yaml"
     params:
-        study=STUDY_FILE,
-        spec=planning.fingerprint(
-            STUDY.encoders.text.model_dump(), STUDY.pretrain.datasets
-        ),
+        spec=PRINTS.tokenizer().key,
     shell:
-        "python -m mlip run tokenizer -s {params.study} > {log} 2>&1"
+        "python -m mlip run tokenizer -s {STUDY_FILE:q} > {log:q} 2>&1"
 
 
 rule knowledge:
@@ -27,19 +24,18 @@ rule knowledge:
     conda:
         "../envs/mlip.yaml"
     params:
-        study=STUDY_FILE,
-        spec=planning.fingerprint(STUDY.seed, STUDY.knowledge.model_dump()),
+        spec=PRINTS.knowledge().key,
     shell:
-        "python -m mlip run knowledge -s {params.study} > {log} 2>&1"
+        "python -m mlip run knowledge -s {STUDY_FILE:q} > {log:q} 2>&1"
 
 
 # Resumable: the training state lies in work/<study>/state, which Snakemake does not know and so does not delete.
 rule pretrain:
     input:
         corpus,
-        str(PATHS.audit),
-        str(PATHS.tokenizer),
-        str(PATHS.knowledge),
+        ancient(str(PATHS.audit)),
+        held([str(PATHS.tokenizer)]),
+        lambda w: held(knowledge_of(w.method)),
     output:
         encoder=f"{WORK}/pretrain/{{method}}/seed{{seed}}/encoder.safetensors",
         method=f"{WORK}/pretrain/{{method}}/seed{{seed}}/method.safetensors",
@@ -52,29 +48,23 @@ rule pretrain:
         "../envs/mlip.yaml"
     threads: STUDY.pretrain.threads
     params:
-        study=STUDY_FILE,
-        spec=lambda w: planning.training_fingerprint(STUDY, ROWS[w.method]),
+        spec=lambda w: PLAN.training(w.method, w.seed).key,
     shell:
-        "python -m mlip run pretrain {wildcards.method} --seed {wildcards.seed} -s {params.study} --threads {threads} >> {log} 2>&1"
+        "python -m mlip run pretrain {wildcards.method} --seed {wildcards.seed} -s {STUDY_FILE:q} --threads {threads} >> {log:q} 2>&1"
 
 
-if FEATURE_SETS:
-
-    # All data sets in one job: importing torch and timm costs more than the features of one small data set.
-    rule features:
-        input:
-            [store_of(d) for d in FEATURE_SETS],
-            lambda w: checkpoint_of(w.method, w.seed),
-        output:
-            [
-                f"{WORK}/features/{{method}}/seed{{seed}}/{d}.safetensors"
-                for d in FEATURE_SETS
-            ],
-        log:
-            f"{WORK}/logs/features/{{method}}-seed{{seed}}.log",
-        conda:
-            "../envs/mlip.yaml"
-        params:
-            study=STUDY_FILE,
-        shell:
-            "python -m mlip run features {wildcards.method} --seed {wildcards.seed} -s {params.study} --threads {threads} > {log} 2>&1"
+rule features:
+    input:
+        lambda w: store_of(w.dataset),
+        lambda w: checkpoint_of(w.method, w.seed),
+    output:
+        f"{WORK}/features/{{method}}/seed{{seed}}/{{dataset}}.safetensors",
+    log:
+        f"{WORK}/logs/features/{{method}}-seed{{seed}}-{{dataset}}.log",
+    conda:
+        "../envs/mlip.yaml"
+    params:
+        spec=lambda w: PLAN.features(w.method, w.seed, w.dataset).key,
+    shell:
+        "python -m mlip run features {wildcards.method} {wildcards.dataset} --seed {wildcards.seed} -s {STUDY_FILE:q}"
+        " --threads {threads} > {log:q} 2>&1"

@@ -9,14 +9,18 @@ rule tables:
     output:
         leaderboard=LEADERBOARD,
         cells=str(PATHS.cells),
+        cost=str(PATHS.results / "cost.md"),
+        pages=[
+            str(PATHS.results / f"{task}.{kind}")
+            for task in STUDY.tasks
+            for kind in ("md", "csv")
+        ],
+        figures=[str(PATHS.results / "figures" / f"{task}.png") for task in STUDY.tasks],
     log:
         f"{WORK}/logs/tables.log",
     conda:
         "../envs/mlip.yaml"
     params:
-        study=STUDY_FILE,
-        spec=planning.fingerprint(
-            STUDY.title, STUDY.data_note, STUDY.statistics.model_dump()
-        ),
+        spec=PLAN.tables().key,
     shell:
-        "python -m mlip run tables -s {params.study} > {log} 2>&1"
+        "python -m mlip run tables -s {STUDY_FILE:q} > {log:q} 2>&1"

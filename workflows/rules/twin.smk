@@ -10,14 +10,11 @@ rule anatomy:
         f"{WORK}/benchmarks/anatomy.tsv"
     conda:
         "../envs/mlip.yaml"
-    threads: workflow.cores
+    threads: ALL_CORES
     params:
-        study=STUDY_FILE,
-        spec=planning.fingerprint(
-            STUDY.seed, STUDY.twin and [STUDY.twin.anatomies, STUDY.twin.size]
-        ),
+        spec=PRINTS.anatomy().key if STUDY.twin else "",
     shell:
-        "python -m mlip run anatomy -s {params.study} --threads {threads} > {log} 2>&1"
+        "python -m mlip run anatomy -s {STUDY_FILE:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule twin:
@@ -31,13 +28,8 @@ rule twin:
         f"{WORK}/benchmarks/twin/{{hospital}}.tsv"
     conda:
         "../envs/mlip.yaml"
-    threads: workflow.cores
+    threads: ALL_CORES
     params:
-        study=STUDY_FILE,
-        spec=lambda w: planning.fingerprint(
-            STUDY.seed,
-            STUDY.twin.model_dump(include={"anatomies", "size"}),
-            STUDY.twin.datasets[w.hospital].model_dump(),
-        ),
+        spec=lambda w: PRINTS.twin(w.hospital).key,
     shell:
-        "python -m mlip run twin {wildcards.hospital} -s {params.study} --threads {threads} > {log} 2>&1"
+        "python -m mlip run twin {wildcards.hospital} -s {STUDY_FILE:q} --threads {threads} > {log:q} 2>&1"

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.tasks.detection.protocol import DetectionProtocol
-from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Task
-from mlip.data.catalogue import readers
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Source, Task
 from mlip.errors import UserError
 from mlip.seeding import generator, seed_everything, seed_for
 from mlip.study import Study
@@ -37,6 +36,8 @@ class DetectionTask(Task):
     title = "Detection"
     needs: ClassVar[Literal["features", "method"]] = "method"
     controls = ("prior-box",)
+    label_draws = True
+    scored_later = ("skip_undetected", "skip_negative")
     Protocol = DetectionProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
@@ -68,7 +69,7 @@ class DetectionTask(Task):
             parts.append(data.outcomes([prior] * len(data.test), fraction, draw))
         return pd.concat(parts, ignore_index=True)
 
-    def metrics(self, protocol: DetectionProtocol, dataset: str) -> list[MetricSpec]:
+    def metrics(self, protocol: DetectionProtocol, source: Source) -> list[MetricSpec]:
         whole = {"ious": list(protocol.ious)}
         # Bit 0 of `matched` belongs to the first threshold, so a list of that one alone reads it.
         first = {"ious": list(protocol.ious[:1])}
@@ -78,12 +79,13 @@ class DetectionTask(Task):
             specs.insert(0, MetricSpec("map", "mAP (lineage's skips)", {**whole, **skips}))
         return specs
 
-    def check(self, protocol: DetectionProtocol, dataset: str, study: Study) -> None:
-        name = study.datasets[dataset].reader
+    def check(self, protocol: DetectionProtocol, source: Source, study: Study) -> None:
+        name = source.kind
         where = f"{study.study}: tasks.detection.datasets"
-        reader = readers().get(name)
-        if reader is None or not reader.box_categories:
-            raise UserError(f"{dataset} (reader {name}) has no boxes", where=where, fix="name a data set with boxes")
+        if not source.reader.box_categories:
+            raise UserError(
+                f"{source.name} (reader {name}) has no boxes", where=where, fix="name a data set with boxes"
+            )
         if name not in protocol.unlabelled_if_empty:
             raise UserError(
                 f"does not say whether an image of {name} without boxes is a true negative",
@@ -105,8 +107,7 @@ class _Data:
         self.categories: list[str] = list(self.store.manifest["box_categories"])
         self.truth: list[ImageBoxes] = read_truth(self.store.records, self.categories)
         self.positive = np.array([len(t) > 0 for t in self.truth], dtype=bool)
-        reader = job.study.datasets[job.dataset].reader
-        known = self.positive if self.protocol.unlabelled_if_empty[reader] else np.ones_like(self.positive)
+        known = self.positive if self.protocol.unlabelled_if_empty[job.source.kind] else np.ones_like(self.positive)
         self.rows: KnownRows = KnownRows(job, self.store, known)
         self.test = self.rows.part("test")
 
@@ -153,7 +154,7 @@ def _train_and_detect(
         data.positive[train],
         protocol.length(fraction, len(train)),
         at_fraction(protocol.batch_size, fraction),
-        protocol.is_balanced(job.dataset, job.study),
+        job.source.kind in protocol.balanced,
         generator(*names, "batches"),
     )
     seed_everything(*names, "head")

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.tasks.segmentation.protocol import SegmentationProtocol
-from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Task
-from mlip.data.catalogue import readers
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Source, Task
 from mlip.errors import UserError
 from mlip.seeding import generator, seed_everything
 from mlip.study import Study
@@ -33,6 +32,8 @@ class SegmentationTask(Task):
     title = "Segmentation"
     needs: ClassVar[Literal["features", "method"]] = "method"
     controls = ("empty-mask", "mean-mask")
+    label_draws = True
+    scored_later = ("leaderboard",)
     Protocol = SegmentationProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
@@ -68,19 +69,17 @@ class SegmentationTask(Task):
             parts.append(data.table(np.stack(counts, axis=1), fraction, draw))
         return pd.concat(parts, ignore_index=True)
 
-    def metrics(self, protocol: SegmentationProtocol, dataset: str) -> list[MetricSpec]:
+    def metrics(self, protocol: SegmentationProtocol, source: Source) -> list[MetricSpec]:
         specs = [
             MetricSpec("dice", "Dice (images with the finding)", {"empty": "skip"}),
             MetricSpec("dice", "Dice (empty = 1 if empty)", {"empty": "one_if_empty"}),
         ]
         return specs if protocol.leaderboard == "positives" else specs[::-1]
 
-    def check(self, protocol: SegmentationProtocol, dataset: str, study: Study) -> None:
-        name = study.datasets[dataset].reader
-        reader = readers().get(name)
-        if reader is None or not reader.mask_name:
+    def check(self, protocol: SegmentationProtocol, source: Source, study: Study) -> None:
+        if not source.reader.mask_name:
             raise UserError(
-                f"{dataset} (reader {name}) has no masks",
+                f"{source.name} (reader {source.kind}) has no masks",
                 where=f"{study.study}: tasks.segmentation.datasets",
                 fix="name a data set with masks",
             )
@@ -141,7 +140,7 @@ def _train_and_count(
         data.positive(train),
         protocol.length(fraction, len(train)),
         at_fraction(protocol.batch_size, fraction),
-        protocol.is_balanced(job.dataset, job.study),
+        job.source.kind in protocol.balanced,
         generator(*names, "batches"),
     )
     seed_everything(*names, "decoder")

@@ -9,14 +9,12 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from benchmarks.tasks.shared.task import EvalJob, MetricSpec
-from mlip.data.catalogue import readers
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Source
 from mlip.data.splits import part_rows, read_splits
 from mlip.data.store import Store, open_store
 from mlip.errors import UserError
 from mlip.log import logger
 from mlip.paths import ROOT
-from mlip.study import Study
 
 Policy = Literal["drop", "positive", "negative"]
 _VALUE = {"drop": np.nan, "positive": 1.0, "negative": 0.0}
@@ -126,7 +124,7 @@ def load_cohort(job: EvalJob) -> Cohort:
     """
     store = open_store(job.paths.data(job.dataset))
     splits = read_splits(job.paths.splits(job.dataset))
-    target: Target = job.protocol.datasets[job.dataset]
+    target: Target = job.source.of(job.protocol.datasets)
     if lacking := [label for label in target.needed if f"label.{label}" not in store.records]:
         raise UserError(
             f"the store of {job.dataset} has no label {', '.join(map(repr, lacking))}",
@@ -151,7 +149,7 @@ def load_cohort(job: EvalJob) -> Cohort:
     return cohort
 
 
-def check_target(task: str, protocol: Any, dataset: str, study: Study) -> None:
+def check_target(task: str, protocol: Any, source: Source) -> None:
     """The protocol must know the data set, and the data set's reader must give the labels that the protocol scores.
 
     Raises
@@ -159,21 +157,17 @@ def check_target(task: str, protocol: Any, dataset: str, study: Study) -> None:
     UserError : it does not.
     """
     where = ROOT / "benchmarks" / "protocols" / task / f"{protocol.name}.yaml"
-    if dataset not in protocol.datasets:
+    if source.key(protocol.datasets) is None:
         raise UserError(
-            f"does not say what to predict on {dataset!r}",
+            f"does not say what to predict on {source.kind!r}, the reader of {source.name}",
             where=where,
-            fix=f"add it under `datasets`, or use one of {sorted(protocol.datasets)}",
+            fix=f"add it under `datasets`, or use data sets of one of {sorted(protocol.datasets)}",
         )
-    config = study.datasets[dataset]
-    reader = readers().get(config.reader)
-    if reader is None:
-        raise UserError(f"there is no reader {config.reader!r}", where=dataset, fix=f"one of {sorted(readers())}")
-    if lacking := [label for label in protocol.datasets[dataset].needed if label not in reader.labels]:
+    if lacking := [label for label in source.of(protocol.datasets).needed if label not in source.reader.labels]:
         raise UserError(
-            f"scores {', '.join(map(repr, lacking))} on {dataset}, which the reader {config.reader!r} does not give",
+            f"scores {', '.join(map(repr, lacking))} on {source.name}, which the reader {source.kind!r} does not give",
             where=where,
-            fix=f"use labels among {list(reader.labels)}",
+            fix=f"use labels among {list(source.reader.labels)}",
         )
 
 

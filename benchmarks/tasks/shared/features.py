@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mlip.contract import ImageFeatures, Method
     from mlip.data.store import Store
     from mlip.methods import Entry
-    from mlip.paths import StudyPaths
     from mlip.study import Study
 
 BATCH = 64
@@ -57,32 +57,23 @@ def encode_images(
             bar.advance(task, len(positions))
 
 
-def extract(
-    study: Study, paths: StudyPaths, entry: Entry, seed: int, datasets: Sequence[str], device: torch.device
-) -> None:
-    """Write ``pooled`` [N, D] and ``joint`` [N, E] (float32, rows as in records.parquet) of one method, a file per data set.
+def extract(study: Study, entry: Entry, seed: int, dataset: str, device: torch.device, made_by: str = "") -> None:
+    """Write ``pooled`` [N, D] and ``joint`` [N, E] (float32, rows as in records.parquet) of one method on one data set.
 
-    A file appears only when it is complete. Its metadata holds the method, the seed, the data set and the store's
-    :func:`fingerprint`, which :func:`read_features` compares.
+    The file appears only when it is complete. Its metadata holds the method, the seed, the data set, the store's
+    :func:`fingerprint`, which :func:`read_features` compares, and ``made_by``, the fingerprint of the file itself.
 
     Raises
     ------
     UserError : a store or the checkpoint is missing, or the method gives numbers that are not finite.
     """
-    from mlip.pretraining.checkpoints import load_method
-
-    method = load_method(study, entry, seed).to(device)
-    for dataset in datasets:
-        _extract_one(method, paths, entry, seed, dataset, device)
-
-
-def _extract_one(
-    method: Method, paths: StudyPaths, entry: Entry, seed: int, dataset: str, device: torch.device
-) -> None:
     from safetensors.numpy import save_file
 
     from mlip.data.store import open_store
+    from mlip.paths import StudyPaths
+    from mlip.pretraining.checkpoints import load_method
 
+    method, paths = load_method(study, entry, seed).to(device), StudyPaths(study)
     store = open_store(paths.data(dataset))
     count = len(store.records)
     tensors: dict[str, np.ndarray] = {}
@@ -100,11 +91,18 @@ def _extract_one(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     about = {"method": entry.name, "seed": str(seed), "dataset": dataset, "store": fingerprint(store)}
+    about["fingerprint"] = made_by
     try:
         save_file(tensors, part, metadata=about)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def fingerprint_of_features(path: Path) -> str:
+    """By what a features file was made, "" where it does not say; UserError where it is missing or damaged."""
+    with _opened(path) as file:
+        return (file.metadata() or {}).get("fingerprint", "")
 
 
 def read_features(
@@ -120,14 +118,9 @@ def read_features(
     ------
     UserError : the file is missing or damaged, or it was made from another store than ``store``.
     """
-    if not path.is_file():
-        raise UserError("features have not been extracted yet", where=path, fix="run snakemake, which extracts them")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            made_from = (file.metadata() or {}).get("store")
-            tensors = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise UserError(f"is not readable ({error})", where=path, fix="delete it; snakemake extracts it anew") from None
+    with _opened(path) as file:
+        made_from = (file.metadata() or {}).get("store")
+        tensors = {name: file.get_tensor(name) for name in names}
     if store is not None and made_from != fingerprint(store):
         raise UserError(
             "was made from other images than the store now holds",
@@ -135,3 +128,14 @@ def read_features(
             fix="delete it; snakemake extracts it anew",
         )
     return tensors if rows is None else {name: values[rows] for name, values in tensors.items()}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise UserError("features have not been extracted yet", where=path, fix="run snakemake, which extracts them")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except SafetensorError as error:
+        raise UserError(f"is not readable ({error})", where=path, fix="delete it; snakemake extracts it anew") from None

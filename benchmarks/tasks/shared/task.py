@@ -1,15 +1,17 @@
-"""What a transfer task is. A module or package of ``benchmarks`` that sets ``TASK`` is found by its name."""
+"""What a transfer task is. A module or package of ``benchmarks/tasks`` that sets ``TASK`` is found by its name."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
+from mlip.data.records import Reader
 from mlip.errors import UserError
 from mlip.methods import Entry
 from mlip.paths import StudyPaths
@@ -17,6 +19,34 @@ from mlip.study import Study, TaskConfig
 
 if TYPE_CHECKING:
     import torch
+
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as tasks and protocols see it: by its reader, and the subset that the reader was asked for.
+
+    The name that a study gives it means nothing to a protocol, so that it can be called anything.
+    """
+
+    name: str  # in the study
+    kind: str  # its reader's name
+    subset: str  # the reader's option of that name, "" for the whole
+    reader: Reader
+    options: Any
+
+    def key(self, known: Iterable[str]) -> str | None:
+        """The one of ``known`` that speaks of this data set: ``<reader>/<subset>`` before ``<reader>``; None if none does."""
+        names = set(known)
+        return next((k for k in (f"{self.kind}/{self.subset}", self.kind) if k in names), None)
+
+    def of(self, table: Mapping[str, Value]) -> Value:
+        """The entry of a protocol's ``datasets`` for this data set; whether there is one is checked before anything runs."""
+        key = self.key(table)
+        assert key is not None
+        return table[key]
 
 
 class Protocol(BaseModel):
@@ -38,12 +68,17 @@ class EvalJob:
     task: TaskConfig
     protocol: Any  # the task's own Protocol subclass
     protocol_name: str
-    dataset: str
+    source: Source
     method: str
     seed: int
     entry: Entry | None  # None for a control
     device: torch.device
     output: Path  # the predictions parquet
+
+    @property
+    def dataset(self) -> str:
+        """The study's name of the data set, which names its files and its random draws."""
+        return self.source.name
 
 
 @dataclass(frozen=True)
@@ -70,6 +105,8 @@ class Task(ABC):
     controls: ClassVar[tuple[str, ...]] = ()  # rows that need no method, e.g. ("constant",)
     requires: ClassVar[tuple[str, ...]] = ()  # capabilities a method must have
     fraction_unit: ClassVar[str] = "%"  # "%", "shots" or "" (one cell without training)
+    label_draws: ClassVar[bool] = False  # trains on the splits' draws of label fractions
+    scored_later: ClassVar[tuple[str, ...]] = ()  # protocol keys that only say how predictions are scored
     Protocol: ClassVar[type[Protocol]]
 
     @abstractmethod
@@ -81,11 +118,11 @@ class Task(ABC):
         """Predictions of the control named ``job.method``, in the same columns."""
 
     @abstractmethod
-    def metrics(self, protocol: Any, dataset: str) -> list[MetricSpec]:
+    def metrics(self, protocol: Any, source: Source) -> list[MetricSpec]:
         """The metrics of this task on this data set, the first being the one in the leaderboard."""
 
     @abstractmethod
-    def check(self, protocol: Any, dataset: str, study: Study) -> None:
+    def check(self, protocol: Any, source: Source, study: Study) -> None:
         """Raise UserError before anything is trained where protocol and data set do not fit."""
 
     def plan(self, protocol: Any, config: TaskConfig) -> list[tuple[int, int]]:
@@ -97,6 +134,15 @@ class Task(ABC):
             for f in config.fractions
             for d in range(1 if f == 100 and self.fraction_unit == "%" else config.draws)
         ]
+
+    def settings(self, protocol: Protocol, source: Source) -> dict[str, Any]:
+        """What of a protocol moves the predictions on one data set."""
+        values = protocol.model_dump(mode="json", exclude={"title", "lineage", "quirks", *self.scored_later})
+        if isinstance(table := values.get("datasets"), dict):
+            values["datasets"] = source.of(table)
+        elif table is not None:
+            values.pop("datasets")
+        return values
 
     def skip_reason(self, entry: Entry, dataset: str) -> str:
         """Why a method has no cell here, or ""."""

@@ -7,7 +7,6 @@ from typing import Literal, TypeVar
 from pydantic import Field, model_validator
 
 from benchmarks.tasks.shared.task import Protocol
-from mlip.study import Study
 
 Number = TypeVar("Number", int, float)
 
@@ -57,9 +56,6 @@ class DenseProtocol(Protocol):
     def epoch(self, fraction: int, images: int) -> int:
         """Iterations of one pass over ``images`` images."""
         return max(1, -(-images // at_fraction(self.batch_size, fraction)))
-
-    def is_balanced(self, dataset: str, study: Study) -> bool:
-        return study.datasets[dataset].reader in self.balanced
 
 
 def at_fraction(value: Number | dict[int, Number], fraction: int) -> Number:

@@ -1,0 +1,45 @@
+"""Everything a study prints: one page and one CSV per task, the cells, the leaderboard, the cost, the figures.
+
+``build_tables`` reads predictions and nothing else (the cost page reads the training cards), and may be run at any
+time: what is not there yet is printed as pending. The text holds no dates, paths or timings, so that the same
+predictions give the same bytes.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from benchmarks.cells import Results, compute, write_cells
+from benchmarks.report import figures, leaderboard, published
+from benchmarks.report.table import metric_table, task_csv
+from benchmarks.report.words import describe, how_to_read, older_code, settings
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Plan
+
+
+def build_tables(plan: Plan) -> None:
+    """Write ``results/<study>/*`` and ``results/<study>.md`` from the predictions that are there."""
+    results, paths = compute(plan), plan.paths
+    paths.results.mkdir(parents=True, exist_ok=True)
+    write_cells(results.cells, paths.cells)
+    for name in plan.study.tasks:
+        (paths.results / f"{name}.md").write_text(task_page(plan, results, name))
+        task_csv(results, name).to_csv(paths.results / f"{name}.csv", index=False)
+    figures.draw(plan.study, results, paths.results / "figures")
+    (paths.results / "cost.md").write_text(leaderboard.cost_page(plan))
+    paths.leaderboard.write_text(leaderboard.page(plan, results))
+
+
+def task_page(plan: Plan, results: Results, name: str) -> str:
+    """The page of one task: for each protocol its description, then a table per metric."""
+    study, blocks = plan.study, [b for b in results.blocks if b.task_name == name]
+    parts = [study.note, f"# {blocks[0].task.title}: {study.title}"]
+    for _, group in groupby(blocks, key=lambda b: b.protocol_name):
+        members = list(group)
+        parts += [describe(study, members), settings(members[0])]
+        for index in range(max(len(b.specs) for b in members)):
+            parts.append(metric_table(results, [b for b in members if len(b.specs) > index], index))
+    parts += [how_to_read(study), *older_code(results), published.section(plan, results, name)]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,101 @@
+"""The words of the pages: what a protocol is, how a table is read, how a row is called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import yaml
+
+from benchmarks.cells import Results, fraction_name
+from mlip.study import Study
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Block, Row
+
+RECONSTRUCTION = "†"
+OLDER = "‡"
+
+
+def describe(study: Study, blocks: Sequence[Block]) -> str:
+    """Protocol, lineage, quirks, the study's overrides, and how many draws, seeds and test images are behind the table."""
+    block = blocks[0]
+    protocol, config = block.protocol, study.tasks[block.task_name]
+    lines = [f"## Protocol `{block.protocol_name}`: {protocol.title}", ""]
+    lines.append(f"- Follows: {protocol.lineage or 'no paper, a protocol of our own'}")
+    if protocol.quirks:
+        lines += ["- Quirks kept:", *(f"  - {quirk}" for quirk in protocol.quirks)]
+    else:
+        lines.append("- Quirks kept: none")
+    if config.budget:
+        changed = ", ".join(f"`{key}` = {_plain(value)}" for key, value in config.budget.items())
+        lines.append(f"- Budget of this study, overriding the protocol: {changed}")
+    if block.task.fraction_unit:
+        draws = ", ".join(f"{len(d)} at {fraction_name(block.task, f)}" for f, d in block.plan.items())
+        lines.append(f"- Draws of the labels: {draws}")
+    else:
+        lines.append("- No labels are used")
+    lines.append(f"- Pre-training seeds: {len(study.pretrain.seeds)}")
+    return "\n".join(lines)
+
+
+def settings(block: Block) -> str:
+    """All values of the protocol, folded away."""
+    values = block.protocol.model_dump(mode="json", exclude={"name", "title", "lineage", "quirks"})
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110).rstrip()
+    return f"<details><summary>All settings</summary>\n\n```yaml\n{text}\n```\n\n</details>"
+
+
+def how_to_read(study: Study) -> str:
+    level = f"{100 * study.statistics.level:g} %"
+    lines = [
+        "## How to read",
+        "",
+        f"- Each cell: value × 100, its {level} interval, and (rank). The value is the mean over pre-training seeds and "
+        "label draws.",
+        f"- Interval: percentiles of {study.statistics.bootstrap} resamples of test patients, label draws and seeds "
+        "(hierarchical bootstrap). Patients and draws are resampled alike for all methods, so differences are paired.",
+        "- Rank: 1 + the number of methods that are separably better, i.e. whose paired difference has an interval above "
+        "0. `=` marks a shared rank; **bold** is rank 1. Intervals are not adjusted for the number of pairs.",
+        "- Smallest separable gap: the smallest difference between two methods that was separable, and how many pairs were.",
+        "- Controls stand below the line and take no rank.",
+        f"- {RECONSTRUCTION} reconstruction: built from the paper's description; agreement with the authors' numbers is not established.",
+        "- pending, stale, failed and skipped cells carry a letter that names the reason under the table.",
+    ]
+    if len(study.pretrain.seeds) == 1:
+        lines.append("- There is ONE pre-training seed: the intervals do not hold the variation between trainings.")
+    return "\n".join(lines)
+
+
+def row_name(row: Row, results: Results | None = None) -> str:
+    """The row's title with its marks: reconstruction, and (where ``results`` are given) a training of older code."""
+    reconstruction = row.entry is not None and row.entry.manifest.status == "reconstruction"
+    older = results is not None and row.name in results.older
+    return row.title + (f" {RECONSTRUCTION}" if reconstruction else "") + (f" {OLDER}" if older else "")
+
+
+def letter(number: int) -> str:
+    """a, b, ... z, aa, ab, ..."""
+    text = ""
+    number += 1
+    while number:
+        number, rest = divmod(number - 1, 26)
+        text = chr(ord("a") + rest) + text
+    return text
+
+
+def _plain(value: object) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...").strip()
+
+
+def older_code(results: Results) -> list[str]:
+    """The paragraph on rows whose training outlived an edit of the code; none where there is no such row."""
+    if not results.older:
+        return []
+    names = {row.name: row for block in results.blocks for row in block.rows}
+    lines = [
+        f"- {OLDER} {names[name].title}: trained by code `{found.code}` (commit {found.commit[:12] or 'unknown'}), "
+        f"today's is `{found.today}`."
+        for name, found in results.older.items()
+    ]
+    return ["\n".join(["## Trainings of older code", "", *lines])]

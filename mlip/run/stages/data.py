@@ -1,0 +1,14 @@
+"""The image store of one data set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlip.data.build import build_store
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Plan
+
+
+def run(plan: Plan, dataset: str, threads: int) -> None:
+    build_store(dataset, plan.study, threads, plan.fingerprints.store(dataset).key)

@@ -1,0 +1,249 @@
+"""The project's own code as something that results depend on: which modules a stage reaches, and a hash of what they say.
+
+Comments, docstrings and layout do not count. What a module reads from its own folder (``chest.yaml``) does.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from mlip.errors import UserError
+from mlip.paths import ROOT
+
+PACKAGES = ("mlip", "benchmarks", "baselines")
+# What these modules decide enters the fingerprints as values (the configuration), or cannot move a number: words of
+# errors, progress, where files lie, how a fingerprint is taken.
+WITHOUT_INFLUENCE = frozenset(
+    {
+        "mlip.catalogue",
+        "mlip.devices",
+        "mlip.errors",
+        "mlip.fingerprints",
+        "mlip.log",
+        "mlip.manifest",
+        "mlip.methods",
+        "mlip.paths",
+        "mlip.pretraining.provenance",
+        "mlip.source_code",
+        "mlip.study",
+        "mlip.yaml_files",
+    }
+)
+
+
+@cache
+def _graph():
+    import grimp
+
+    # The top floor (command line, doctor) is looked at too: the stages live there.
+    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+
+
+def reached(*modules: str) -> set[str]:
+    """The modules of the project that the given modules (or packages) import, directly or not, and they themselves.
+
+    Imports inside functions count, imports for type checking do not.
+
+    Raises
+    ------
+    UserError : a file of the project is no valid Python.
+    """
+    try:
+        graph = _graph()
+    except Exception as error:  # grimp raises errors of its own for a file that does not parse
+        raise UserError(
+            f"the project's code cannot be read ({' '.join(str(error).split())})", fix="correct it"
+        ) from None
+    found: set[str] = set()
+    for module in modules:
+        if module not in graph.modules:
+            raise UserError(f"there is no module {module!r}", where=ROOT, fix="restore it")
+        found |= {module, *graph.find_descendants(module)}
+        found |= graph.find_upstream_modules(module, as_package=bool(graph.find_children(module)))
+    return found
+
+
+def code_of(modules: Iterable[str], folders: Iterable[Path] = (), without: Iterable[str] = ()) -> str:
+    """16 hex characters that change when the code changes that is reached from ``modules`` and ``folders``.
+
+    Parameters
+    ----------
+    modules : where the closure of imports starts.
+    folders : method folders, which need not be packages: all their files count (but ``method.yaml``, whose values are
+        configuration, and Markdown), and whatever their Python files import of the project.
+    without : packages that are known not to be used on this way.
+    """
+    return _code_of(tuple(modules), tuple(folders), tuple(without))
+
+
+@cache
+def _code_of(modules: tuple[str, ...], folders: tuple[Path, ...], cut: tuple[str, ...]) -> str:
+    entries, own = set(modules), []
+    for folder in folders:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            if "__pycache__" in path.parts or path.name == "method.yaml" or path.suffix == ".md" or path.name[0] == ".":
+                continue
+            own.append((str(path.relative_to(folder)), content_of(path)))
+            if path.suffix == ".py":
+                entries |= _imported(path)
+    names = sorted(
+        m
+        for m in reached(*entries)
+        if m not in WITHOUT_INFLUENCE and not any(m == c or m.startswith(f"{c}.") for c in cut)
+    )
+    return digest(own, [(name, content_of(_file_of(name)), _data_of(name)) for name in names])
+
+
+def content_of(path: Path) -> str:
+    """Hash of a file: of a Python file what it says, of a YAML file what it holds, else its bytes. Cached by time and size.
+
+    Raises
+    ------
+    UserError : it cannot be read, or is no valid Python or YAML.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", where=path, fix="restore it") from None
+    known, key = _known(), str(path.resolve())
+    seen = known.get(key)
+    if seen and seen[:2] == [state.st_mtime_ns, state.st_size]:
+        return seen[2]
+    value = _content(path)
+    known[key] = [state.st_mtime_ns, state.st_size, value]
+    _unsaved.append(key)
+    return value
+
+
+def digest(*parts: object) -> str:
+    """16 hex characters of anything that JSON can write."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def check_syntax(folder: Path) -> None:
+    """Raise UserError, with file and line, where a Python file of a method folder does not parse."""
+    for path in sorted(folder.rglob("*.py")):
+        content_of(path)
+
+
+# --- hashing ----------------------------------------------------------------------------------------------------------
+
+
+def _content(path: Path) -> str:
+    if path.suffix == ".py":
+        return digest(ast.dump(_without_docstrings(_parse(path)), annotate_fields=False))
+    if path.suffix in (".yaml", ".yml"):
+        try:
+            return digest(
+                yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            )
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"is not valid YAML ({' '.join(str(error).split())})", where=path, fix="correct it"
+            ) from None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise UserError(
+            f"is no valid Python ({getattr(error, 'msg', error)}{f', line {line}' if line else ''})",
+            where=path,
+            fix="correct it",
+        ) from None
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                del node.body[0]
+    return tree
+
+
+@cache
+def _imported(path: Path) -> frozenset[str]:
+    """Modules of the project that a file outside the import graph names; ``from package import module`` included."""
+    found: set[str] = set()
+    for node in ast.walk(_parse(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(name for name in found if name in _graph().modules)
+
+
+@cache
+def _file_of(module: str) -> Path:
+    base = ROOT / module.replace(".", "/")
+    return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+
+
+def _data_of(module: str) -> list[str]:
+    """Hashes of the files of its own folder that a module names."""
+    path = _file_of(module)
+    return [content_of(path.parent / name) for name in _names_files(path, path.stat().st_mtime_ns)]
+
+
+@cache
+def _names_files(path: Path, _changed: int) -> list[str]:
+    beside = {p.name for p in path.parent.iterdir() if p.is_file() and p.suffix not in (".py", ".md")}
+    text = path.read_text(encoding="utf-8") if beside else ""
+    return sorted(name for name in beside if f'"{name}"' in text)
+
+
+# --- the hashes already taken -----------------------------------------------------------------------------------------
+
+_unsaved: list[str] = []
+
+
+@cache
+def _known() -> dict[str, list]:
+    """What :func:`content_of` found in earlier processes, by path: [mtime in ns, size, hash]."""
+    try:
+        return json.loads(_cache_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def save_hashes() -> None:
+    """Keep the hashes for the next process; every job asks for the same ones. Does nothing where there is no room for them."""
+    if not _unsaved:
+        return
+    path = _cache_file()
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(_known()), encoding="utf-8")
+        draft.replace(path)
+        _unsaved.clear()
+    except OSError:
+        draft.unlink(missing_ok=True)
+
+
+def _cache_file() -> Path:
+    """Outside the checkout and of one user: a wrong entry would need a file of equal path, size and time."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlip"
+    if not os.access(folder.parent if not folder.exists() else folder, os.W_OK):
+        folder = Path(tempfile.gettempdir()) / f"mlip-{os.getuid()}"
+    version = f"{sys.version_info.major}{sys.version_info.minor}"
+    return folder / f"code-{version}-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}.json"

@@ -1,0 +1,57 @@
+# Where the trained rows look on test films, and how they treat different patients with equal findings.
+
+FIRST_SEED = STUDY.pretrain.seeds[0]
+MAPPED = film_maps.mapped_rows(PLAN)
+ASKED = list(dict.fromkeys(q.dataset for q in film_maps.questions(PLAN)))
+MAPS = [str(PATHS.maps / f"{m}.{kind}") for m in MAPPED for kind in ("png", "csv")]
+COMPARED = false_negatives.compared_rows(PLAN)
+PAIR_PAGE = [str(PATHS.false_negatives)] if COMPARED else []
+
+
+if MAPPED:
+
+    rule maps:
+        input:
+            lambda w: checkpoint_of(w.mapped, FIRST_SEED),
+            [store_of(d) for d in ASKED],
+            [splits_of(d) for d in ASKED],
+            ancient(str(PATHS.audit)),
+            str(PATHS.tokenizer),
+            lambda w: knowledge_of(w.mapped),
+        output:
+            figure=str(PATHS.maps / "{mapped}.png"),
+            numbers=str(PATHS.maps / "{mapped}.csv"),
+            stamp=str(PATHS.stamp("maps", "{mapped}")),
+        log:
+            f"{WORK}/logs/maps/{{mapped}}.log",
+        wildcard_constraints:
+            mapped=one_of(MAPPED),
+        conda:
+            "../envs/mlip.yaml"
+        params:
+            spec=lambda w: film_maps.fingerprint(PLAN, w.mapped, FIRST_SEED).key,
+        shell:
+            "python -m mlip run maps {wildcards.mapped} --seed {FIRST_SEED} -s {STUDY_FILE:q} --threads {threads} > {log:q} 2>&1"
+
+
+if PAIR_PAGE:
+
+    rule false_negatives:
+        input:
+            [f for m in COMPARED for f in checkpoint_of(m, FIRST_SEED)],
+            [f for d in STUDY.pretrain.datasets for f in store_of(d)],
+            [splits_of(d) for d in STUDY.pretrain.datasets],
+            ancient(str(PATHS.audit)),
+            str(PATHS.tokenizer),
+            str(PATHS.knowledge),
+        output:
+            page=str(PATHS.false_negatives),
+            stamp=str(PATHS.stamp("false_negatives", "page")),
+        log:
+            f"{WORK}/logs/false_negatives.log",
+        conda:
+            "../envs/mlip.yaml"
+        params:
+            spec=false_negatives.fingerprint(PLAN).key,
+        shell:
+            "python -m mlip run false-negatives -s {STUDY_FILE:q} --threads {threads} > {log:q} 2>&1"
