@@ -157,7 +157,7 @@ def resolve(study: Study, look: bool = True) -> Plan:
     """
     _check_names(study)
     configs = [(name, config, tasks()[name]) for name, config in study.tasks.items()]
-    sources = {name: _source(study, name) for name in study.datasets}
+    sources = {name: source_of(study, name) for name in study.datasets}
     if look:
         for name, source in sources.items():
             look_at(study, name, source.reader, source.options)
@@ -185,7 +185,7 @@ def resolve(study: Study, look: bool = True) -> Plan:
 def check_block(study: Study, task: str, protocol: str, dataset: str) -> None:
     """Raise UserError where a task cannot be done under a protocol on a data set of the study."""
     _check_names(study)
-    tasks()[task].check(with_budget(read_protocol(task, protocol), study.tasks[task]), _source(study, dataset), study)
+    tasks()[task].check(with_budget(read_protocol(task, protocol), study.tasks[task]), source_of(study, dataset), study)
 
 
 def look_at(study: Study, name: str, reader: Reader, options: Any) -> str:
@@ -230,7 +230,8 @@ def _check_names(study: Study) -> None:
             raise UserError(f"tasks names {name!r}", where=f"study {study.study}", fix=f"one of {sorted(tasks())}")
 
 
-def _source(study: Study, name: str) -> Source:
+def source_of(study: Study, name: str) -> Source:
+    """A data set of the study as tasks see it; UserError where its reader or an option is unknown."""
     reader, options = resolve_reader(study, name)
     return Source(name, study.datasets[name].reader, getattr(options, "subset", None) or "", reader, options)
 

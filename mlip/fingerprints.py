@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 STAGES = "mlip.run.stages"
 KNOWLEDGE = "mlip.knowledge"
+OF_METHODS = (KNOWLEDGE, "mlip.contract", "mlip.encoders", "mlip.pretraining")  # what a control of a task never needs
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Fingerprints:
             made_from = [self.division(dataset)]
             modules = (f"benchmarks.tasks.{task}",)
             if entry is None:
-                code = _stage("evaluate", *modules)
+                code = _stage("evaluate", *modules, without=OF_METHODS)
             elif features:
                 # The method's own code speaks through the features.
                 code = _stage("evaluate", *modules, without=() if _knows(entry) else (KNOWLEDGE,))

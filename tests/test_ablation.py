@@ -18,7 +18,7 @@ from mlip.study import KnowledgeConfig, load_study
 from tests.conftest import ROOT
 
 STUDY = load_study(ROOT / "config" / "ablation.yaml")
-ROWS = {name: entry for name, entry in entries(STUDY).items() if entry.manifest.trained}
+ROWS = {name: entry for name, entry in entries(STUDY)[0].items() if entry.manifest.trained}
 ALSO = {"divergence": {"augmented"}}  # terms that go with a component and have another name
 
 
@@ -61,7 +61,7 @@ def test_every_switch_of_the_reconstructions_has_a_row() -> None:
 
 
 def test_the_controls_stand_beside_the_rows() -> None:
-    kinds = {e.encoder for e in entries(STUDY).values() if e.manifest.status == "control"}
+    kinds = {e.encoder for e in entries(STUDY)[0].values() if e.manifest.status == "control"}
     assert kinds == {e.encoder for e in ROWS.values()}
 
 

@@ -16,7 +16,9 @@ from mlip.run import warm
 from tests.conftest import ROOT
 
 # Only the libraries are left out, so that the test is quick.
-SERVER = "import os, sys; from mlip import warm; warm.LIBRARIES = ('pandas',); warm.serve(sys.argv[1], os.getppid())"
+SERVER = (
+    "import os, sys; from mlip.run import warm; warm.LIBRARIES = ('pandas',); warm.serve(sys.argv[1], os.getppid())"
+)
 JOB = [sys.executable, "-m", "mlip", "run", "splits", "nowhere", "-s", "config/smoke.yaml"]
 
 
@@ -68,11 +70,12 @@ def test_a_job_of_another_environment_is_not_forwarded(address: str, monkeypatch
 def test_a_job_ends_with_its_caller(tmp_path: Path) -> None:
     """A package of the same name whose command line sleeps stands in for ours."""
     package = tmp_path / "mlip"
-    package.mkdir()
-    for name in ("__init__.py", "__main__.py", "warm.py", "errors.py", "detectron2_compat.py"):
+    (package / "run").mkdir(parents=True)
+    names = ("__init__.py", "__main__.py", "run/__init__.py", "run/warm.py", "run/locks.py", "errors.py")
+    for name in (*names, "detectron2_compat.py"):
         shutil.copy(ROOT / "mlip" / name, package / name)
     note, path = tmp_path / "pid", tmp_path / "socket"
-    (package / "cli.py").write_text(
+    (package / "run" / "cli.py").write_text(
         "import os, pathlib, time\n"
         "def main():\n"
         f"    pathlib.Path({str(note)!r}).write_text(str(os.getpid()))\n"
@@ -92,7 +95,7 @@ def test_a_job_ends_with_its_caller(tmp_path: Path) -> None:
 
 def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     start = (
-        "import sys; from pathlib import Path; from mlip import warm; warm.start(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from mlip.run import warm; warm.start(Path(sys.argv[1]));"
         "import os; print(os.environ.get(warm.VARIABLE, ''))"
     )
     done = run([sys.executable, "-c", start, str(tmp_path / "log")], None)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from benchmarks.analyses.stamps import is_current, write_stamp
+from benchmarks.analyses.stamps import is_current
 from benchmarks.scores.statistics import interval, multiplicities
 from benchmarks.scores.weighted import BLOCK, Ranked
 from benchmarks.tasks.shared.features import BATCH, encode_images
@@ -94,7 +94,6 @@ def write_page(plan: Plan, device: torch.device) -> None:
         moved += [[entry.title, term, *_pull_cells(values)] for term, values in pulls.items()]
     paths.results.mkdir(parents=True, exist_ok=True)
     paths.false_negatives.write_text(_page(study, seed, pairs, groups, near, moved))
-    write_stamp(paths.stamp(ANALYSIS, "page"), fingerprint(plan))
 
 
 def link(plan: Plan) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.analyses.stamps import is_current, write_stamp
+from benchmarks.analyses.stamps import is_current
 from benchmarks.scores.statistics import interval, multiplicities
 from benchmarks.tasks.shared.features import BATCH
 from mlip.data.splits import part_rows, read_splits
@@ -115,7 +115,6 @@ def write_maps(plan: Plan, entry: Entry, seed: int, device: torch.device) -> Non
     frame = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
     frame[columns].round(4).to_csv(paths.maps / f"{entry.name}.csv", index=False)
     draw(study, f"{entry.title}, seed {seed}", panels, paths.maps / f"{entry.name}.png")
-    write_stamp(paths.stamp("maps", entry.name), fingerprint(plan, entry.name, seed))
 
 
 def links(plan: Plan) -> str:

@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.plan import source_of
 from benchmarks.tasks.catalogue import read_protocol, tasks
 from benchmarks.tasks.shared.features import fingerprint
-from benchmarks.tasks.shared.task import EvalJob, with_budget
+from benchmarks.tasks.shared.task import EvalJob, Source, with_budget
+from mlip.data.catalogue import readers
 from mlip.data.splits import content_hash
 from mlip.data.store import open_store
 from mlip.manifest import Manifest
@@ -26,6 +28,12 @@ from mlip.study import Study, parse_study
 
 SIDE = 8
 READERS = {"rsna": "rsna", "chexpert": "chexpert", "chexpert_5x200": "chexpert", "covidx": "covidx", "siim": "siim"}
+
+
+def a_source(name: str) -> Source:
+    """A data set of this world as tasks see it, without a study."""
+    kind = READERS.get(name, "mimic_cxr" if name == "mimic" else name)
+    return Source(name, kind, "five_by_200" if name == "chexpert_5x200" else "", readers()[kind], None)
 
 
 @dataclass
@@ -120,6 +128,9 @@ class World:
         about = {"store": fingerprint(open_store(self.paths.data(dataset)))}
         save_file({"pooled": pooled, "joint": pooled}, path, metadata=about)
 
+    def source(self, dataset: str) -> Source:
+        return source_of(self.study, dataset)
+
     def job(
         self, task: str, dataset: str, protocol_name: str = "strict", method: str | None = None, **budget: Any
     ) -> EvalJob:
@@ -132,7 +143,7 @@ class World:
             task=config,
             protocol=with_budget(read_protocol(task, protocol_name), config),
             protocol_name=protocol_name,
-            dataset=dataset,
+            source=self.source(dataset),
             method=method or self.entry.name,
             seed=0,
             entry=None if method else self.entry,
@@ -177,6 +188,7 @@ def world(tmp_path: Path) -> World:
         encoders={"supports": ["cnn"], "prefers": "cnn"},
         capabilities=["zero_shot", "retrieval"],
     )
+    study.datasets["chexpert_5x200"].options["subset"] = "five_by_200"
     return World(study, StudyPaths(study), Entry("fake", manifest, tmp_path, "cnn", {}, {}, "Fake"))
 
 

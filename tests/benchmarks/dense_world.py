@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks.plan import source_of
 from benchmarks.tasks.catalogue import read_protocol
 from benchmarks.tasks.shared.task import EvalJob, Task, with_budget
 from mlip.encoders.image import ImageEncoder
@@ -46,7 +47,7 @@ def plant(config: Study, count: int = 24, categories: tuple[str, ...] = ("Pneumo
 
     The last ``unknown_masks`` films have no mask, which is not the same as an empty one.
     """
-    from mlip.data.splits import _write
+    from mlip.data.division import _write
 
     rng, folder = np.random.default_rng(3), StudyPaths(config).data("squares")
     images = rng.integers(40, 80, (count, SIZE, SIZE)).astype(np.uint8)
@@ -78,7 +79,7 @@ def plant(config: Study, count: int = 24, categories: tuple[str, ...] = ("Pneumo
         records[["row", "image_id", "patient_id"]].assign(part=p, draw0=d) for p, d in (("train", 100), ("val", 0))
     ]
     parts.append(parts[1].assign(part="test"))
-    _write(pd.concat(parts, ignore_index=True), StudyPaths(config).splits("squares"), "strict", [])
+    _write(pd.concat(parts, ignore_index=True), StudyPaths(config).splits("squares"), "strict", [], "")
 
 
 def encoder(config: Study, kind: str) -> ImageEncoder:
@@ -92,7 +93,7 @@ def job(task: Task, config: Study, method: str = "x", protocol: str = "strict", 
     resolved = with_budget(read_protocol(task.name, protocol), task_config)
     paths = StudyPaths(config)
     return EvalJob(
-        study=config, paths=paths, task=task_config, protocol=resolved, protocol_name=protocol, dataset="squares",
+        study=config, paths=paths, task=task_config, protocol=resolved, protocol_name=protocol, source=source_of(config, "squares"),
         method=method, seed=0, entry=object(), device=torch.device("cpu"),  # type: ignore[arg-type]
         output=paths.predictions(task.name, protocol, "squares", method, 0),
     )  # fmt: skip

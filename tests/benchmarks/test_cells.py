@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,13 +18,11 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.cells import (
     COLUMNS,
     Results,
-    blocks,
     compute,
-    failure_path,
-    read_predictions,
     write_cells,
-    write_predictions,
 )
+from benchmarks.plan import Plan, resolve
+from benchmarks.scores.predictions import read_predictions, write_predictions
 from benchmarks.tasks.shared.task import MetricSpec, Protocol, Task
 from mlip.errors import UserError
 from mlip.paths import StudyPaths
@@ -48,10 +47,10 @@ class Probe(Task):
 
     run_control = run
 
-    def metrics(self, protocol, dataset):
+    def metrics(self, protocol, source):
         return [MetricSpec("auroc", "AUROC"), MetricSpec("average_precision", "Average precision")]
 
-    def check(self, protocol, dataset, study):
+    def check(self, protocol, source, study):
         pass
 
 
@@ -72,6 +71,20 @@ class World:
     study: Study
     paths: StudyPaths
 
+    @cached_property
+    def plan(self) -> Plan:
+        return resolve(self.study, look=False)
+
+    def fail(self, stage: str, *names: object, reason: str, fingerprint: str) -> None:
+        """What a failed job leaves."""
+        path = self.paths.failure(stage, *names)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"reason": reason, "fingerprint": fingerprint}))
+
+    def fail_evaluation(self, task: str, dataset: str, method: str, reason: str, seed: int = 0) -> None:
+        cell = (task, "plain", dataset, method, seed)
+        self.fail("evaluate", *cell, reason=reason, fingerprint=self.plan.evaluation(*cell).key)
+
     def predict(self, task: str, dataset: str, method: str, seed: int = 0, change: Callable | None = None) -> Path:
         """Write predictions of ``QUALITY[method]``; ``change`` edits the frame first."""
         config = self.study.tasks[task]
@@ -79,12 +92,17 @@ class World:
         frame = simulate(QUALITY[method], plan, method=method, seed=seed, dataset=dataset)
         path = self.paths.predictions(task, "plain", dataset, method, seed)
         meta = {"seconds": 2.5, "task": task, "dataset": dataset, "method": method, "seed": seed}
+        meta["fingerprint"] = self.plan.evaluation(task, "plain", dataset, method, seed).key
+        if method in self.plan.rows:
+            meta["training"] = {"code": self.plan.training(method, seed).code, "commit": "abc"}
+        path_of_failure = self.paths.failure("evaluate", task, "plain", dataset, method, seed)
+        path_of_failure.unlink(missing_ok=True)
         write_predictions(change(frame) if change else frame, path, meta)
         return path
 
     def fill(self, tasks: tuple[str, ...] = ("probe", "direct"), datasets: tuple[str, ...] = ("rsna", "siim")) -> None:
         """All predictions of the study, or of a part of it."""
-        for block in blocks(self.study):
+        for block in self.plan.blocks:
             if block.task_name in tasks and block.dataset in datasets:
                 for row in block.rows:
                     if row.entry is None or not block.task.skip_reason(row.entry, block.dataset):
@@ -92,7 +110,7 @@ class World:
                             self.predict(block.task_name, block.dataset, row.name, seed)
 
     def cells(self) -> pd.DataFrame:
-        return compute(self.study).cells
+        return compute(self.plan).cells
 
 
 def simulate(quality: float, plan: list[tuple[int, int]], *, method: str, seed: int, dataset: str) -> pd.DataFrame:
@@ -135,18 +153,21 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) 
             "recipes": {"small": {"epochs": 3, "batch_size": 8, "lr": 0.001, "weight_decay": 0.1}},
         }  # fmt: skip
         (folder / "method.yaml").write_text(yaml.safe_dump(manifest))
+        (folder / "model.py").write_text("")
     tasks = {"probe": Probe(), "direct": Direct()}
     quirks = ["the metric is averaged twice"]
     protocol = lambda task, name: Protocol(name=name, title=f"Plain {task}", lineage="nobody 1999", quirks=quirks)  # noqa: E731
     monkeypatch.setattr("mlip.methods.method_folders", lambda: folders)
-    for module in ("mlip.methods", "benchmarks.plan"):
-        monkeypatch.setattr(f"{module}.tasks", lambda: tasks)
-        monkeypatch.setattr(f"{module}.protocol", protocol)
+    monkeypatch.setattr("benchmarks.plan.tasks", lambda: tasks)
+    monkeypatch.setattr("benchmarks.plan.read_protocol", protocol)
+    monkeypatch.setattr(
+        "mlip.fingerprints.code_of", lambda modules, *_: f"code of {modules}"
+    )  # these tasks have no module
     dataset = {"reader": "rsna", "root": str(tmp_path / "raw")}
     raw: dict[str, Any] = {
         "study": "simulated", "title": "Simulated study", "data_note": NOTE,
         "work": str(tmp_path / "work"), "results": str(tmp_path / "results"),
-        "datasets": {"rsna": dataset, "siim": dataset},
+        "datasets": {"rsna": dataset, "siim": {**dataset, "reader": "siim"}},
         "encoders": {"cnn": {"name": "resnet"}, "vit": {"name": "vit"}, "text": {}},
         "pretrain": {"datasets": ["rsna"], "epochs": 2, "batch_size": 8},
         "methods": {"variants": {"noise-vit": {"method": "noise", "encoder": "vit", "title": "Noise (ViT)"}}},
@@ -184,13 +205,11 @@ def pick(
 def test_predictions_survive_the_disk_with_their_metadata(tmp_path):
     path = tmp_path / "a" / "seed0.parquet"
     frame = pd.DataFrame({"image_id": ["a", "b"], "scores": [[0.9, 0.5], []], "n_truth": [1, 0]})
-    failure_path(path).parent.mkdir()
-    failure_path(path).write_text('{"reason": "earlier"}')
     write_predictions(frame, path, {"seconds": 1.5, "seed": 0})
     found, meta = read_predictions(path)
     assert meta == {"seconds": 1.5, "seed": 0}
     assert [list(s) for s in found["scores"]] == [[0.9, 0.5], []] and list(found["image_id"]) == ["a", "b"]
-    assert [p.name for p in path.parent.iterdir()] == ["seed0.parquet"]  # nothing partial, no old failure
+    assert [p.name for p in path.parent.iterdir()] == ["seed0.parquet"]  # nothing partial
     path.write_text("no parquet")
     with pytest.raises(UserError, match=r"seed0\.parquet: predictions cannot be read"):
         read_predictions(path)
@@ -226,7 +245,7 @@ def test_value_is_the_mean_over_draws_of_scikit_learn_s(world):
 
 def test_a_full_study_ranks_methods_and_not_controls(world):
     world.fill()
-    results: Results = compute(world.study)
+    results: Results = compute(world.plan)
     cells = results.cells
     assert set(cells["status"]) == {"ok", "skipped"}
     ranks = {m: pick(cells, m, fraction=100)["rank"] for m in QUALITY}
@@ -252,8 +271,7 @@ def test_a_new_method_leaves_the_numbers_of_the_others_alone(world):
 
 def test_failed_cells_keep_their_reason(world):
     world.fill(("probe",), ("rsna",))
-    path = world.paths.predictions("probe", "plain", "rsna", "alpha", 0)
-    failure_path(path).write_text(json.dumps({"reason": "loss is\nNaN"}))
+    world.fail_evaluation("probe", "rsna", "alpha", "loss is\nNaN")
     cell = pick(world.cells(), "alpha")
     assert (cell["status"], cell["reason"]) == ("failed", "loss is NaN")  # although older predictions are there
     assert np.isnan(cell["value"]) and pd.isna(cell["rank"])
@@ -301,8 +319,7 @@ def test_a_cell_needs_all_its_seeds(tmp_path, monkeypatch):
     world.predict("probe", "rsna", "constant")
     cell = pick(world.cells(), "alpha")
     assert (cell["status"], cell["reason"]) == ("pending", "not computed yet (seeds 1 of 3)")
-    path = world.paths.predictions("probe", "plain", "rsna", "alpha", 1)
-    failure_path(path).write_text('{"reason": "out of memory"}')
+    world.fail_evaluation("probe", "rsna", "alpha", "out of memory", 1)
     cell = pick(world.cells(), "alpha")
     assert (cell["status"], cell["reason"]) == ("failed", "seed 1: out of memory")
     world.predict("probe", "rsna", "alpha", 1)
@@ -326,3 +343,77 @@ def test_a_task_that_does_not_exist_is_named(tmp_path, monkeypatch):
     world = make_world(tmp_path, monkeypatch, tasks={"juggling": {"datasets": ["rsna"]}})
     with pytest.raises(UserError, match="juggling"):
         world.cells()
+
+
+def test_predictions_of_other_code_or_configuration_are_stale(world):
+    world.fill(("probe",), ("rsna",))
+    path = world.paths.predictions("probe", "plain", "rsna", "alpha", 0)
+    frame, meta = read_predictions(path)
+    write_predictions(frame, path, {**meta, "fingerprint": "0" * 16})
+    cell = pick(world.cells(), "alpha")
+    assert cell["status"] == "stale" and "other code or another configuration" in cell["reason"]
+    assert np.isnan(cell["value"]) and pd.isna(cell["rank"])
+    assert pick(world.cells(), "beta")["rank"] == 1
+
+
+def test_a_failed_training_is_the_reason_of_its_cells_and_its_old_numbers_stand_nowhere(world):
+    world.fill()
+    world.fail("pretrain", "alpha", 0, reason="the loss is NaN", fingerprint=world.plan.training("alpha", 0).key)
+    cells = world.cells()
+    own = cells[cells["method"] == "alpha"]
+    assert set(own["status"]) == {"failed"} and own["value"].isna().all()
+    assert set(own["reason"]) == {"pre-training failed: the loss is NaN"}
+    assert set(cells.loc[cells["method"] == "beta", "status"]) == {"ok"}
+
+
+def test_a_failure_of_earlier_code_is_no_reason_today(world):
+    world.fail("pretrain", "alpha", 0, reason="the loss is NaN", fingerprint="0" * 16)
+    assert pick(world.cells(), "alpha")["reason"] == "not computed yet"
+
+
+@pytest.mark.parametrize(
+    ("stage", "names", "words"),
+    [
+        ("data", ("rsna",), "the data set rsna failed: no room"),
+        ("splits", ("rsna",), "the splits of rsna failed: no room"),
+        ("audit", (), "the audit found faults: no room"),
+    ],
+)
+def test_what_failed_before_is_named(world, stage, names, words):
+    prints = world.plan.fingerprints
+    wanted = {"data": prints.store, "splits": prints.division, "audit": prints.audit}[stage](*names)
+    world.fail(stage, *names, reason="no room", fingerprint=wanted.key)
+    assert pick(world.cells(), "alpha")["reason"] == words
+    assert pick(world.cells(), "constant")["reason"] == words
+
+
+def test_a_broken_method_folder_is_a_failed_row(tmp_path, monkeypatch):
+    world = make_world(tmp_path, monkeypatch)
+    world.fill()
+    (tmp_path / "methods" / "beta" / "model.py").write_text("def broken(:\n")
+    broken = World(world.study, world.paths)
+    cells = broken.cells()
+    own = cells[cells["method"] == "beta"]
+    assert set(own["status"]) == {"failed"} and own["value"].isna().all() and own["rank"].isna().all()
+    assert (
+        own["reason"].str.contains("model.py: is no valid Python").all() and own["reason"].str.contains("line 1").all()
+    )
+    assert pick(cells, "alpha")["status"] == "ok"
+
+
+def test_kept_trainings_of_older_code_are_marked(tmp_path, monkeypatch):
+    world = make_world(tmp_path, monkeypatch, pretrain={"datasets": ["rsna"], "on_code_change": "mark"})
+    world.fill()
+    monkeypatch.setattr("mlip.fingerprints.code_of", lambda modules, *_: f"other code of {modules}")
+    edited = World(world.study, world.paths)
+    for block in edited.plan.blocks:  # evaluations are made anew; the trainings behind them are the old ones
+        for row in block.rows:
+            path = world.paths.predictions(block.task_name, "plain", block.dataset, row.name, 0)
+            if path.is_file():
+                frame, meta = read_predictions(path)
+                key = edited.plan.evaluation(block.task_name, "plain", block.dataset, row.name, 0).key
+                write_predictions(frame, path, {**meta, "fingerprint": key})
+    results = compute(edited.plan)
+    assert set(results.older) == {"alpha", "beta", "gamma", "noise", "noise-vit"}
+    assert pick(results.cells, "alpha")["status"] == "ok"
+    assert compute(world.plan).older == {}

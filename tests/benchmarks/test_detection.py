@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks.plan import source_of
 from benchmarks.scores.metrics import METRICS
 from benchmarks.tasks.catalogue import read_protocol
 from benchmarks.tasks.detection import TASK
@@ -21,7 +22,7 @@ QUICK = {"iterations": 70, "channels": 32, "levels": 3, "anchor_sizes": [0.15, 0
 
 
 def scores(job, table: pd.DataFrame) -> dict[str, float]:
-    return {m.title: METRICS[m.key].value(table, m.args) for m in TASK.metrics(job.protocol, "squares")}
+    return {m.title: METRICS[m.key].value(table, m.args) for m in TASK.metrics(job.protocol, job.source)}
 
 
 @pytest.mark.parametrize("kind", ["cnn", "vit"])
@@ -140,9 +141,11 @@ def test_best_val_keeps_the_best_weights(tmp_path: Path, monkeypatch) -> None:
 
 def test_check_names_what_does_not_fit(tmp_path: Path) -> None:
     protocol = read_protocol("detection", "strict")
-    TASK.check(protocol, "squares", world.study(tmp_path))
+    TASK.check(protocol, source_of(world.study(tmp_path), "squares"), world.study(tmp_path))
     with pytest.raises(UserError, match="has no boxes"):
-        TASK.check(protocol, "squares", world.study(tmp_path, reader="siim"))
+        TASK.check(
+            protocol, source_of(world.study(tmp_path, reader="siim"), "squares"), world.study(tmp_path, reader="siim")
+        )
     silent = protocol.model_copy(update={"unlabelled_if_empty": {}})
     with pytest.raises(UserError, match="true negative"):
-        TASK.check(silent, "squares", world.study(tmp_path))
+        TASK.check(silent, source_of(world.study(tmp_path), "squares"), world.study(tmp_path))

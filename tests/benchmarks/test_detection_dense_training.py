@@ -88,7 +88,7 @@ def test_detectron2_imports_and_its_placeholder_says_what_is_missing() -> None:
 def test_looking_at_the_tasks_imports_no_torch() -> None:
     code = (
         "import sys\n"
-        "from benchmarks import detection, segmentation\n"
+        "from benchmarks.tasks import detection, segmentation\n"
         "assert detection.TASK.name == 'detection' and segmentation.TASK.name == 'segmentation'\n"
         "assert not {'torch', 'detectron2', 'segmentation_models_pytorch'} & set(sys.modules)\n"
     )

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.analyses.false_negatives import GROUPS, closeness, compared_rows, pair_groups, pull
+from benchmarks.plan import resolve
 from mlip.losses.contrastive import instance_loss
 from mlip.methods import entries
 from mlip.run.contract_checks import tiny_batch, tiny_method
@@ -55,7 +56,7 @@ def test_a_term_of_one_side_moves_that_side_alone() -> None:
 @pytest.mark.parametrize("name", ["cvpr24", "isbi24", "convirt", "gloria", "mgca"])
 def test_pair_terms_are_terms_of_the_training(name: str) -> None:
     study = load_study(ROOT / "config" / "twin.yaml")
-    method = tiny_method(entries(study)[name]).train()
+    method = tiny_method(entries(study)[0][name]).train()
     batch = tiny_batch(method)
     terms = method.pair_terms(
         unit(8, 128).float()[:, : _width(method)], unit(8, 128, seed=1).float()[:, : _width(method)], batch
@@ -70,5 +71,5 @@ def _width(method: torch.nn.Module) -> int:
 
 def test_only_studies_that_ask_for_it_have_the_page() -> None:
     study = load_study(ROOT / "config" / "ablation.yaml")
-    assert {"cvpr24", "cvpr24-no-category", "convirt", "random"} <= set(compared_rows(study))
-    assert compared_rows(load_study(ROOT / "config" / "twin.yaml")) == []
+    assert {"cvpr24", "cvpr24-no-category", "convirt", "random"} <= set(compared_rows(resolve(study, look=False)))
+    assert compared_rows(resolve(load_study(ROOT / "config" / "twin.yaml"), look=False)) == []

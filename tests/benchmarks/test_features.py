@@ -18,7 +18,7 @@ def stored(world, rng):
 
 
 def test_extract_and_read(world, fake_method, stored):
-    extract(world.study, world.paths, world.entry, 0, ["rsna"], torch.device("cpu"))
+    extract(world.study, world.entry, 0, "rsna", torch.device("cpu"))
     path = world.paths.features("fake", 0, "rsna")
     found = read_features(path)
     expected = (stored.reshape(130, -1) / 255 - 0.5) / 0.5
@@ -34,7 +34,7 @@ def test_extract_and_read(world, fake_method, stored):
 def test_features_of_other_images_are_refused(world, fake_method, stored):
     from mlip.data.store import open_store
 
-    extract(world.study, world.paths, world.entry, 0, ["rsna"], torch.device("cpu"))
+    extract(world.study, world.entry, 0, "rsna", torch.device("cpu"))
     path = world.paths.features("fake", 0, "rsna")
     read_features(path, store=open_store(world.paths.data("rsna")))
     world.rewrite(
@@ -64,5 +64,5 @@ def test_not_finite_features_stop_the_extraction(world, fake_method, stored):
 
     fake_method.encode_image = broken
     with pytest.raises(UserError, match="not finite"):
-        extract(world.study, world.paths, world.entry, 0, ["rsna"], torch.device("cpu"))
+        extract(world.study, world.entry, 0, "rsna", torch.device("cpu"))
     assert not world.paths.features("fake", 0, "rsna").exists()

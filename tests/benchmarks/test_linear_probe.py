@@ -21,6 +21,7 @@ from benchmarks.tasks.shared.probes import (
     standardise,
 )
 from mlip.errors import UserError
+from tests.benchmarks.conftest import a_source
 
 COUNT, WIDTH = 500, 16
 FAST = {"kind": "adamw", "lr": 0.01, "weight_decay": 1e-6, "batch_size": 48, "epochs": 3, "patience": 2}
@@ -64,9 +65,9 @@ def test_planted_signal_is_found_and_the_constant_is_beaten(rsna, name):
     if name == "strict":  # mgca-2022 sees the raw scales: a signal on the smallest feature is out of its reach, a quirk
         assert auroc(frame, 100) > 0.88 and auroc(frame, 1) > 0.7
     cell = frame[(frame.fraction == 100)]
-    for spec in TASK.metrics(read_protocol("linear_probe", name), "rsna"):
+    for spec in TASK.metrics(read_protocol("linear_probe", name), a_source("rsna")):
         assert 0 <= METRICS[spec.key].value(cell, spec.args) <= 1
-    first = TASK.metrics(read_protocol("linear_probe", name), "rsna")[0]
+    first = TASK.metrics(read_protocol("linear_probe", name), a_source("rsna"))[0]
     assert METRICS[first.key].value(cell, first.args) == pytest.approx(auroc(frame, 100))
 
 
@@ -196,13 +197,13 @@ def test_labels_in_one_subset_only(world, rng):
 
 
 def test_unfit_protocol_is_refused_before_anything_runs(world):
-    TASK.check(read_protocol("linear_probe", "strict"), "rsna", world.study)
+    TASK.check(read_protocol("linear_probe", "strict"), a_source("rsna"), world.study)
     with pytest.raises(UserError, match=r"mgca-2022\.yaml.*siim"):
-        TASK.check(read_protocol("linear_probe", "mgca-2022"), "siim", world.study)
+        TASK.check(read_protocol("linear_probe", "mgca-2022"), a_source("siim"), world.study)
     foreign = read_protocol("linear_probe", "strict")
     foreign.datasets["rsna"].labels[:] = ["Mass effect"]
     with pytest.raises(UserError, match="'Mass effect' on rsna"):
-        TASK.check(foreign, "rsna", world.study)
+        TASK.check(foreign, a_source("rsna"), world.study)
 
 
 # --- the solvers ------------------------------------------------------------------------------------------------------

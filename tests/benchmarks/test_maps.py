@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.analyses import maps
 from benchmarks.analyses.maps import CENTRE, OUTLINES, Question, centre_prior, enlarge, pixel_auroc, pointing, questions
+from benchmarks.plan import resolve
 from mlip.contract import Method
 from mlip.manifest import read_manifest
 from mlip.methods import Entry, entries, method_folders
@@ -21,9 +22,10 @@ from tests.conftest import ROOT
 
 def test_questions_are_those_whose_films_outline_the_finding() -> None:
     study = load_study(ROOT / "config" / "paper.yaml")
-    assert [(q.dataset, q.label) for q in questions(study)] == [("rsna", "Pneumonia"), ("siim", "Pneumothorax")]
-    assert maps.mapped_rows(study.model_copy(update={"analyses": []})) == []
-    assert "random" not in maps.mapped_rows(study) and "mgca-vit" in maps.mapped_rows(study)
+    plan = resolve(study, look=False)
+    assert [(q.dataset, q.label) for q in questions(plan)] == [("rsna", "Pneumonia"), ("siim", "Pneumothorax")]
+    assert maps.mapped_rows(resolve(study.model_copy(update={"analyses": []}), look=False)) == []
+    assert "random" not in maps.mapped_rows(plan) and "mgca-vit" in maps.mapped_rows(plan)
 
 
 def test_pointing_and_auroc() -> None:
@@ -95,9 +97,9 @@ def test_figure_and_numbers_of_a_row(world: World, monkeypatch: pytest.MonkeyPat
     draw = maps.draw
     monkeypatch.setattr(maps, "draw", lambda *a: (shown.append(a[2][0][1]), draw(*a)))
     world.study.datasets["siim"].twin = "siim"
-    maps.write_maps(world.study, world.entry, 0, torch.device("cpu"))
+    maps.write_maps(resolve(world.study, look=False), world.entry, 0, torch.device("cpu"))
     world.study.datasets["siim"].twin = None
-    maps.write_maps(world.study, world.entry, 0, torch.device("cpu"))
+    maps.write_maps(resolve(world.study, look=False), world.entry, 0, torch.device("cpu"))
     virtual, real = shown
     assert set(np.unique(virtual)) == {20, 220} and set(np.unique(real)) == {maps.GREY}  # a person's film is not drawn
     target = world.paths.work / "results" / "tiny" / "maps"
@@ -137,7 +139,7 @@ def test_methods_have_the_maps_that_they_claim(name: str, kind: str) -> None:
 
 def test_a_row_whose_local_part_is_off_has_no_map() -> None:
     study = load_study(ROOT / "config" / "ablation.yaml")
-    rows = entries(study)
+    rows = entries(study)[0]
     method = tiny_method(rows["cvpr24-no-local"]).eval()
     assert method.maps(tiny_batch(method).images, "There is pneumonia.") == {}
     left = tiny_method(rows["isbi24-no-matching"]).eval()

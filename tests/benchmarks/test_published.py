@@ -85,9 +85,9 @@ def tables(tmp_path, monkeypatch):
 
 
 def test_comparison_gives_difference_and_verdict(tmp_path, monkeypatch, tables):
-    world = make_world(tmp_path, monkeypatch, study="paper")
+    world = make_world(tmp_path, monkeypatch, published=True)
     world.fill(("probe",), ("rsna",))
-    results = compute(world.study)
+    results = compute(world.plan)
     cells = results.cells[results.cells["metric"] == "AUROC"].set_index(["dataset", "fraction", "method"])
     alpha, gamma = (cells.loc[("rsna", 100, name)] for name in ("alpha", "gamma"))
     write(tables, value=round(100 * alpha["value"], 1))
@@ -98,30 +98,30 @@ def test_comparison_gives_difference_and_verdict(tmp_path, monkeypatch, tables):
     write(tables, method="noise", title="Random", encoder="vit", value=99)
     write(tables, method="beta", title="Beta (ViT)", encoder="vit")  # no such row in the study
     write(tables, method="unknown", title="Unknown")
-    table = compare(world.study, results.cells)
+    table = compare(world.plan, results.cells)
     assert list(table["method"]) == ["alpha", "gamma", "gamma", "beta", "beta", "noise-vit"]
     assert list(table["verdict"]) == [
         "agrees", "ours lower", "ours higher", "other protocol: ours higher", "pending", "ours lower",
     ]  # fmt: skip
     ours = 100 * gamma["value"]
     assert table.loc[1, "difference"] == pytest.approx(ours - table.loc[1, "reported"]) and table.loc[1, "ours"] == ours
-    text = section(world.study, results, "probe")
+    text = section(world.plan, results, "probe")
     assert "other protocol: ours higher" in text and "| pending " in text
     assert "Alpha paper, Table 1 [P]" in text and "another re-run [P]" in text
-    assert "No published value" in section(world.study, results, "direct")
+    assert "No published value" in section(world.plan, results, "direct")
 
 
 def test_a_changed_variant_is_not_the_published_method(tmp_path, monkeypatch, tables):
     plain = {"method": "alpha", "encoder": "vit"}
     variants = {"alpha-vit": plain, "alpha-ablated": {**plain, "components": {"extra": False}}}
-    world = make_world(tmp_path, monkeypatch, study="paper", methods={"variants": variants})
+    world = make_world(tmp_path, monkeypatch, published=True, methods={"variants": variants})
     write(tables, encoder="vit")
-    assert list(compare(world.study, compute(world.study).cells)["method"]) == ["alpha-vit"]
+    assert list(compare(world.plan, compute(world.plan).cells)["method"]) == ["alpha-vit"]
 
 
 def test_twin_studies_show_no_published_value(tmp_path, monkeypatch):
     world = make_world(tmp_path, monkeypatch)
-    assert "not comparable" in section(world.study, compute(world.study), "probe")
+    assert "does not set `published: true`" in section(world.plan, compute(world.plan), "probe")
 
 
 def test_published_dice_and_map_are_compared_with_the_same_definition():

@@ -11,6 +11,7 @@ from benchmarks.tasks.catalogue import read_protocol
 from benchmarks.tasks.retrieval import TASK, build_pool, ranks
 from mlip.errors import UserError
 from mlip.text.reports import parse_report
+from tests.benchmarks.conftest import a_source
 
 STUDIES = 90
 
@@ -83,7 +84,7 @@ def test_ranks_equal_a_sort(mimic, fake_method):
         "the case must be neither trivial nor chance"
     )
     pd.testing.assert_frame_equal(frame, mimic.run("retrieval", "mimic"), check_exact=True)
-    for spec in TASK.metrics(read_protocol("retrieval", "strict"), "mimic"):
+    for spec in TASK.metrics(read_protocol("retrieval", "strict"), a_source("mimic")):
         expected = np.mean(np.array([forward, backward]) < spec.args["k"])
         assert METRICS[spec.key].value(frame, spec.args) == pytest.approx(expected)
 
@@ -117,4 +118,4 @@ def test_reports_are_required(world, rng, fake_method):
     with pytest.raises(UserError, match="0 different reports"):
         world.run("retrieval", "mimic")
     with pytest.raises(UserError, match=r"retrieval/strict\.yaml.*rsna"):
-        TASK.check(read_protocol("retrieval", "strict"), "rsna", world.study)
+        TASK.check(read_protocol("retrieval", "strict"), a_source("rsna"), world.study)

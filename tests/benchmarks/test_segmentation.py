@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks.plan import source_of
 from benchmarks.scores.metrics import METRICS
 from benchmarks.tasks.catalogue import read_protocol
 from benchmarks.tasks.segmentation import TASK
@@ -21,7 +22,7 @@ POSITIVES, LINEAGE = "Dice (images with the finding)", "Dice (empty = 1 if empty
 
 
 def scores(job, table: pd.DataFrame) -> dict[str, float]:
-    return {m.title: METRICS[m.key].value(table, m.args) for m in TASK.metrics(job.protocol, "squares")}
+    return {m.title: METRICS[m.key].value(table, m.args) for m in TASK.metrics(job.protocol, job.source)}
 
 
 @pytest.mark.parametrize(("kind", "goal"), [("cnn", 0.75), ("vit", 0.6)])
@@ -121,6 +122,10 @@ def test_validation_selects_and_stops(tmp_path: Path, monkeypatch) -> None:
 
 def test_check_refuses_a_data_set_without_masks(tmp_path: Path) -> None:
     protocol = read_protocol("segmentation", "strict")
-    TASK.check(protocol, "squares", world.study(tmp_path))
+    TASK.check(protocol, source_of(world.study(tmp_path), "squares"), world.study(tmp_path))
     with pytest.raises(UserError, match="has no masks"):
-        TASK.check(protocol, "squares", world.study(tmp_path, reader="object_cxr"))
+        TASK.check(
+            protocol,
+            source_of(world.study(tmp_path, reader="object_cxr"), "squares"),
+            world.study(tmp_path, reader="object_cxr"),
+        )

@@ -11,15 +11,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.report.tables import build_tables, letter
-from benchmarks.scores.predictions import failure_path, read_predictions, write_predictions
+from benchmarks.report.build import build_tables
+from benchmarks.report.words import letter
+from benchmarks.scores.predictions import read_predictions, write_predictions
 from tests.benchmarks.test_cells import NOTE, World, make_world
 
 
 def card(world: World, method: str, seconds: float) -> None:
     folder = world.paths.pretrain(method, 0)
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"seconds": seconds, "samples_per_second": 8.0, "steps": 500, "recipe": {"batch_size": 8}}
+    facts = {
+        "fingerprint": world.plan.training(method, 0).key,
+        "seconds": seconds,
+        "samples_per_second": 8.0,
+        "steps": 500,
+        "recipe": {"batch_size": 8},
+    }
     (folder / "card.json").write_text(json.dumps({**facts, "parameters_image_encoder": 2e6, "parameters_total": 3.5e6}))
 
 
@@ -42,7 +49,7 @@ def table(text: str, start: str) -> dict[str, list[str]]:
 
 def test_tables_compile_when_nothing_is_computed(tmp_path, monkeypatch):
     world = make_world(tmp_path, monkeypatch)
-    build_tables(world.study)
+    build_tables(world.plan)
     names = set(tree(tmp_path / "results"))
     pages = {"simulated.md", "simulated/cost.md", "simulated/probe.md", "simulated/direct.md"}
     assert names == pages | {
@@ -68,7 +75,7 @@ def full(tmp_path_factory):
         world.fill()
         for method in ("alpha", "beta", "gamma"):
             card(world, method, 100.0)
-        build_tables(world.study)
+        build_tables(world.plan)
         yield world
 
 
@@ -142,7 +149,7 @@ def test_task_csv_scales_between_the_controls(full):
 def test_published_values_are_not_printed_beside_simulated_ones(full):
     for page in (full.paths.leaderboard, full.paths.results / "probe.md"):
         text = page.read_text()
-        assert "not comparable" in text and "G2D" not in text and "reported" not in text
+        assert "does not set `published: true`" in text and "G2D" not in text and "reported" not in text
 
 
 def test_same_predictions_same_bytes_whatever_the_machine_s_speed(full):
@@ -151,7 +158,7 @@ def test_same_predictions_same_bytes_whatever_the_machine_s_speed(full):
         frame, meta = read_predictions(path)
         write_predictions(frame, path, {**meta, "seconds": 99.0})
     card(full, "alpha", 7.0)
-    build_tables(full.study)
+    build_tables(full.plan)
     after = tree(full.study.results)
     assert {name for name in before if before[name] != after[name]} == {"simulated/cells.csv", "simulated/cost.md"}
 
@@ -167,7 +174,7 @@ def test_cost_is_a_page_of_its_own(tmp_path, monkeypatch):
     world = make_world(tmp_path, monkeypatch)
     monkeypatch.setattr("benchmarks.report.figures.draw", lambda *_: None)  # slow, and not looked at here
     card(world, "alpha", 123.0)
-    build_tables(world.study)
+    build_tables(world.plan)
     rows = table((world.paths.results / "cost.md").read_text(), "# Pre-training cost")
     assert rows["Alpha"] == ["cnn", "1 of 1", "123.0", "8.0", "500", "2.00", "3.50"]
     assert rows["Beta"][:3] == ["cnn", "0 of 1", "pending"]
@@ -179,10 +186,8 @@ def test_failures_are_printed_and_do_not_stop_the_tables(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.report.figures.draw", lambda *_: None)  # slow, and not looked at here
     for method in ("alpha", "gamma", "noise"):
         world.predict("probe", "rsna", method)
-    path = world.paths.predictions("probe", "plain", "rsna", "beta", 0)
-    path.parent.mkdir(parents=True)
-    failure_path(path).write_text(json.dumps({"reason": "ValueError: the loss is NaN at step 7"}))
-    build_tables(world.study)
+    world.fail_evaluation("probe", "rsna", "beta", "ValueError: the loss is NaN at step 7")
+    build_tables(world.plan)
     text = (world.paths.results / "probe.md").read_text()
     cell = table(text, "## Protocol `plain`")["Beta †"][0]
     mark = re.fullmatch(r"failed \[(\w+)\]", cell)

@@ -12,10 +12,15 @@ from benchmarks.tasks.catalogue import read_protocol
 from benchmarks.tasks.shared.prompts import PROMPTS, sample
 from benchmarks.tasks.zero_shot import TASK, ZeroShotProtocol, pool, probabilities
 from mlip.errors import UserError
+from tests.benchmarks.conftest import a_source
 
 COUNT = 100
 FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 PROTOCOLS = ("strict", "biovil", "chexzero", "maco-2024", "gloria-2021")
+
+
+def prompts_of(rules, key):
+    return rules.prompts_for(rules.datasets[key])
 
 
 @pytest.fixture
@@ -25,7 +30,7 @@ def rsna(world, rng, fake_method):
     images[:, 0, 0] = np.where(y == 1, 250, 5)
     world.store("rsna", {"Pneumonia": y}, images=images)
     for name in ("strict", "biovil", "chexzero", "maco-2024"):
-        for prompts in read_protocol("zero_shot", name).prompts_for("rsna").values():
+        for prompts in prompts_of(read_protocol("zero_shot", name), "rsna").values():
             for side, sign in ((prompts.positive, 1), (prompts.negative, -1)):
                 for text in side:
                     fake_method.table[text] = sign * np.eye(8)[0] + 0.3 * rng.normal(size=8)
@@ -57,14 +62,14 @@ def expected_score(name, image, positive, negative):
 def test_scores_are_the_protocols(rsna, fake_method, name):
     frame = rsna.run("zero_shot", "rsna", name)
     image, test = embeddings(rsna, "rsna")
-    prompts = read_protocol("zero_shot", name).prompts_for("rsna")["Pneumonia"]
+    prompts = prompts_of(read_protocol("zero_shot", name), "rsna")["Pneumonia"]
     positive, negative = (
         unit(np.stack([fake_method.table[t] for t in side])) for side in (prompts.positive, prompts.negative)
     )
     score = expected_score(name, image, positive, negative)
     np.testing.assert_allclose(frame.p, 1 / (1 + np.exp(-score)), atol=1e-6)
     assert roc_auc_score(frame.y, frame.p) > 0.95
-    for spec in TASK.metrics(read_protocol("zero_shot", name), "rsna"):
+    for spec in TASK.metrics(read_protocol("zero_shot", name), a_source("rsna")):
         assert 0.8 < METRICS[spec.key].value(frame, spec.args) <= 1
     assert list(frame.columns) == ["image_id", "patient_id", "fraction", "draw", "label", "y", "p"]
     assert len(frame) == test.sum() == fake_method.images_seen, "only test images may be encoded"
@@ -98,7 +103,7 @@ def test_five_classes(world, rng, fake_method, name):
     # CheXpert leaves what is not mentioned empty.
     labels = {c: np.where(y == i, 1.0, np.nan) for i, c in enumerate(FIVE)}
     world.store("chexpert_5x200", labels, images=images, parts=np.full(COUNT, "test"))
-    chosen = read_protocol("zero_shot", name).prompts_for("chexpert_5x200")
+    chosen = prompts_of(read_protocol("zero_shot", name), "chexpert/five_by_200")
     for i, label in enumerate(FIVE):
         for text in chosen[label].positive:
             fake_method.table[text] = np.eye(8)[i] + 0.2 * rng.normal(size=8)
@@ -109,7 +114,7 @@ def test_five_classes(world, rng, fake_method, name):
     assert len(wide) == COUNT and (wide["y"].sum(axis=1) == 1).all()
     np.testing.assert_allclose(wide["p"].sum(axis=1), 1, atol=1e-9)
     assert (wide["y"].idxmax(axis=1) == wide["p"].idxmax(axis=1)).mean() > 0.9
-    accuracy = TASK.metrics(read_protocol("zero_shot", name), "chexpert_5x200")[0]
+    accuracy = TASK.metrics(read_protocol("zero_shot", name), a_source("chexpert_5x200"))[0]
     assert METRICS[accuracy.key].value(frame, accuracy.args) > 0.9
     if name == "gloria-2021":
         image, _ = embeddings(world, "chexpert_5x200")
@@ -162,19 +167,19 @@ def test_gloria_pools_have_the_published_sizes():
 
 def test_templates_of_the_literature():
     maco = read_protocol("zero_shot", "maco-2024")
-    assert maco.prompts_for("rsna")["Pneumonia"].positive == ["There is lung opacity. "]
-    assert maco.prompts_for("rsna")["Pneumonia"].negative == [
+    assert prompts_of(maco, "rsna")["Pneumonia"].positive == ["There is lung opacity. "]
+    assert prompts_of(maco, "rsna")["Pneumonia"].negative == [
         "the lung is clear. ",
         "There is no lung opacity. ",
         "no lung opacity. ",
         "no evidence of lung opacity. ",
     ]
-    assert [len(s) for s in vars(maco.prompts_for("siim")["Pneumothorax"]).values()] == [2, 5]
-    assert vars(read_protocol("zero_shot", "chexzero").prompts_for("siim")["Pneumothorax"]) == {
+    assert [len(s) for s in vars(prompts_of(maco, "siim")["Pneumothorax"]).values()] == [2, 5]
+    assert vars(prompts_of(read_protocol("zero_shot", "chexzero"), "siim")["Pneumothorax"]) == {
         "positive": ["Pneumothorax"],
         "negative": ["no Pneumothorax"],
     }
-    assert [len(s) for s in vars(read_protocol("zero_shot", "biovil").prompts_for("rsna")["Pneumonia"]).values()] == [
+    assert [len(s) for s in vars(prompts_of(read_protocol("zero_shot", "biovil"), "rsna")["Pneumonia"]).values()] == [
         4,
         4,
     ]
@@ -184,16 +189,16 @@ def test_templates_of_the_literature():
 def test_every_protocol_has_prompts_for_all_it_scores(name):
     rules = read_protocol("zero_shot", name)
     for dataset in rules.datasets:
-        assert set(rules.prompts_for(dataset)) == set(rules.datasets[dataset].labels)
-        assert TASK.metrics(rules, dataset)
+        assert set(prompts_of(rules, dataset)) == set(rules.datasets[dataset].labels)
+        assert rules.datasets[dataset].metrics()
 
 
 def test_what_does_not_fit_is_refused(world):
     with pytest.raises(UserError, match=r"biovil\.yaml.*siim"):
-        TASK.check(read_protocol("zero_shot", "biovil"), "siim", world.study)
+        TASK.check(read_protocol("zero_shot", "biovil"), a_source("siim"), world.study)
     rules = read_protocol("zero_shot", "biovil").model_dump()
     rules["datasets"] = {"siim": {"labels": ["Pneumothorax"]}}
     with pytest.raises(UserError, match="no prompts for 'Pneumothorax'"):
-        TASK.check(ZeroShotProtocol.model_validate(rules), "siim", world.study)
+        TASK.check(ZeroShotProtocol.model_validate(rules), a_source("siim"), world.study)
     with pytest.raises(ValueError, match="similarity must be `cosine`"):
         ZeroShotProtocol.model_validate({**rules, "similarity": "method"})

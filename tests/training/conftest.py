@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlip import stages
+from benchmarks.plan import resolve
+from mlip.run.stages import anatomy, data, knowledge, splits, tokenizer, twin
 from mlip.study import Study, load_study, write_study
 from tests.conftest import ROOT
 
@@ -21,24 +22,25 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Study:
     study = load_study(ROOT / "config" / "smoke.yaml")
     assert study.twin is not None
     films = study.twin.datasets["mimic"].model_copy(update={"images": 120})
-    twin = study.twin.model_copy(update={"anatomies": 2, "size": 48, "datasets": {"mimic": films}})
+    small_twin = study.twin.model_copy(update={"anatomies": 2, "size": 48, "datasets": {"mimic": films}})
     changes = {
         "work": folder / "work",
         "results": folder / "results",
         "image_size": 48,
-        "twin": twin,
+        "twin": small_twin,
         "datasets": {"mimic": study.datasets["mimic"]},
         "tasks": {"retrieval": study.tasks["retrieval"]},
     }
     small = study.model_copy(update=changes)
     write_study(small, folder / "study.json")
     small = load_study(folder / "study.json")  # as every job reads it: the twin's folder follows `work`
-    stages.anatomy(small, 1)
-    stages.twin(small, "mimic", 1)
-    stages.data(small, "mimic", 1)
-    stages.splits(small, "mimic")
-    stages.tokenizer(small)
-    stages.knowledge(small)
+    plan = resolve(small)
+    anatomy.run(plan, 1)
+    twin.run(plan, "mimic", 1)
+    data.run(plan, "mimic", 1)
+    splits.run(plan, "mimic")
+    tokenizer.run(plan)
+    knowledge.run(plan)
     return small
 
 

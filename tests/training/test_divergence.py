@@ -67,7 +67,7 @@ def _rank(x: Tensor) -> float:
 @pytest.mark.parametrize("form", ["band", pytest.param("kl", marks=pytest.mark.slow)])
 def test_counterparts_stay_similar_yet_distinct(rows_in: Trainer, tmp_path: Path, form: str) -> None:
     study = rows_in(epochs=7, batch_size=16)
-    entry = entries(study)["cvpr24"]
+    entry = entries(study)[0]["cvpr24"]
     entry.params["divergence_form"] = form
     training = Watched(study, entry, 0, tmp_path)
     training.run()

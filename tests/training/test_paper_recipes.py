@@ -18,7 +18,7 @@ from mlip.text.tokenisation import train_tokenizer
 from tests.conftest import ROOT
 
 STUDY = load_study(ROOT / "config" / "paper.yaml")
-ROWS = {name: entry for name, entry in entries(STUDY).items() if entry.manifest.trained}
+ROWS = {name: entry for name, entry in entries(STUDY)[0].items() if entry.manifest.trained}
 BERT_PIECES = 28996  # Bio_ClinicalBERT's vocabulary, which is BERT-base cased's
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from mlip.fingerprints import Fingerprint
 from mlip.methods import Entry, entries
 from mlip.paths import StudyPaths
 from mlip.pretraining.loop import pretrain
@@ -17,7 +18,7 @@ from tests.training.conftest import Trainer
 def _curve(study: Study, entry: Entry, seed: int) -> str:
     path = StudyPaths(study).pretrain(entry.name, seed) / "metrics.jsonl"
     path.unlink(missing_ok=True)
-    pretrain(study, entry, seed)
+    pretrain(study, entry, seed, Fingerprint("", ""))
     return path.read_text()
 
 
@@ -25,7 +26,7 @@ def _curve(study: Study, entry: Entry, seed: int) -> str:
 @pytest.mark.parametrize("method", ["cvpr24", "isbi24"])
 def test_the_seed_decides_the_loss_curve(rows_in: Trainer, method: str) -> None:
     study = rows_in(epochs=1, batch_size=16)
-    entry = entries(study)[method]
+    entry = entries(study)[0][method]
     first, again, other = (_curve(study, entry, seed) for seed in (0, 0, 1))
     assert first == again
     assert _curve(study, replace(entry, seed=1), 0) == other  # a variant's seed is added to the study's

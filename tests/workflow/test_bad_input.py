@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.plan import precheck
+from benchmarks.plan import resolve
 from mlip.errors import UserError
 from mlip.study import load_study, parse_study
 from tests.conftest import ROOT
@@ -53,7 +53,7 @@ def test_config_mistakes(change: dict, words: list[str]) -> None:
 )
 def test_mistakes_in_references(change: dict, words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        precheck(parse_study({**smoke_config(), **change}, where="my.yaml"))
+        resolve(parse_study({**smoke_config(), **change}, where="my.yaml"))
     text = str(caught.value)
     assert "Fix:" in text and "\n" not in text
     for word in words:
@@ -63,7 +63,7 @@ def test_mistakes_in_references(change: dict, words: list[str]) -> None:
 def test_missing_data_root(tmp_path: Path) -> None:
     path = write_config(tmp_path / "open.yaml", base="open", data_root=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="nowhere") as caught:
-        precheck(load_study(path))
+        resolve(load_study(path))
     assert "Fix:" in str(caught.value)
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.plan import resolve
 from mlip.paths import StudyPaths
 from mlip.study import Study, load_study, write_study
 from tests.conftest import ROOT
@@ -87,14 +88,14 @@ def test_state_of_another_configuration_is_not_continued(smoke: Run, tmp_path: P
 
     out = StudyPaths(study).pretrain(ROW, 0)
     out.mkdir(parents=True)
-    entry = entries(study)[ROW]
-    first = _Training(study, entry, 0, out)
+    entry = entries(study)[0][ROW]
+    first = _Training(study, entry, 0, out, resolve(study).training(ROW, 0))
     first.step = 5
     first._save()
     longer = study.model_copy(update={"pretrain": study.pretrain.model_copy(update={"epochs": 9})})
-    second = _Training(longer, entry, 0, out)
+    second = _Training(longer, entry, 0, out, resolve(longer).training(ROW, 0))
     second._resume()
     assert second.step == 0
-    same = _Training(study, entry, 0, out)
+    same = _Training(study, entry, 0, out, resolve(study).training(ROW, 0))
     same._resume()
     assert same.step == 5

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.plan import evaluations
+from benchmarks.plan import resolve
 from benchmarks.tasks.catalogue import tasks
 from mlip.methods import entries
 from mlip.paths import StudyPaths
@@ -24,12 +24,12 @@ def test_every_cell_has_a_value_or_a_reason(smoke: Run) -> None:
     assert cells.loc[cells["status"] == "skipped", "reason"].notna().all()
     for task in smoke.study.tasks:
         rows = set(cells.loc[cells["task"] == task, "method"])
-        assert rows == set(entries(smoke.study)) | set(tasks()[task].controls)
+        assert rows == set(entries(smoke.study)[0]) | set(tasks()[task].controls)
 
 
 def test_every_prediction_file_is_there(smoke: Run) -> None:
     paths = StudyPaths(smoke.study)
-    for e in evaluations(smoke.study):
+    for e in resolve(smoke.study).evaluations:
         assert paths.predictions(e.task, e.protocol, e.dataset, e.row, e.seed).is_file()
 
 
@@ -41,7 +41,7 @@ def test_first_line_names_the_data(smoke: Run) -> None:
 
 def test_cards_state_cost_and_versions(smoke: Run) -> None:
     paths = StudyPaths(smoke.study)
-    for name, entry in entries(smoke.study).items():
+    for name, entry in entries(smoke.study)[0].items():
         card = json.loads((paths.pretrain(name, 0) / "card.json").read_text())
         assert card["versions"]["torch"] and card["commit"] and card["parameters_total"] > 0
         lines = (paths.pretrain(name, 0) / "metrics.jsonl").read_text().splitlines()
@@ -86,19 +86,19 @@ def test_tables_come_from_predictions_alone(smoke: Run, tmp_path: Path) -> None:
     """Tables are recomputed, byte for byte, after every checkpoint, feature and image is gone."""
     import shutil
 
-    from benchmarks.report.tables import build_tables
+    from benchmarks.report.build import build_tables
 
     paths = StudyPaths(smoke.study)
     moved = smoke.study.model_copy(update={"work": tmp_path / "work", "results": tmp_path / "results"})
     copied = StudyPaths(moved)
     shutil.copytree(paths.work / "predictions", copied.work / "predictions")
-    build_tables(moved)
+    build_tables(resolve(moved))
     assert copied.cells.read_text() == paths.cells.read_text()
 
 
 def test_analyses_are_made_and_linked(smoke: Run) -> None:
     paths, page = StudyPaths(smoke.study), StudyPaths(smoke.study).leaderboard.read_text()
-    for name, entry in entries(smoke.study).items():
+    for name, entry in entries(smoke.study)[0].items():
         wanted = "maps" in entry.manifest.capabilities
         for kind in ("png", "csv"):
             assert (paths.maps / f"{name}.{kind}").is_file() == wanted

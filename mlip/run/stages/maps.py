@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.analyses.maps import write_maps
+from benchmarks.analyses.maps import fingerprint, write_maps
+from benchmarks.analyses.stamps import write_stamp
 from mlip.devices import best_device
 
 if TYPE_CHECKING:
@@ -13,3 +14,4 @@ if TYPE_CHECKING:
 
 def run(plan: Plan, row: str, seed: int) -> None:
     write_maps(plan, plan.row(row), seed, best_device(plan.study.device))
+    write_stamp(plan.paths.stamp("maps", row), fingerprint(plan, row, seed))
