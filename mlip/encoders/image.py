@@ -108,6 +108,16 @@ class ImageEncoder(nn.Module):
         ------
         UserError : the encoder is a ViT, or the model lacks one of the four.
         """
+        self.require_stages()
+        images = self.resize(images) if self._fixed else images
+        indices = list(self._stage.values())
+        maps: list[Tensor] = self.model.forward_intermediates(
+            images, indices=indices, output_fmt="NCHW", intermediates_only=True
+        )
+        return maps
+
+    def require_stages(self) -> None:
+        """Raise UserError where the encoder is a ViT, or the model lacks a stage of stride 4, 8, 16 or 32."""
         if self.kind != "cnn":
             raise UserError("a vit has no stages", where="encoders.vit", fix="use its grid")
         lacking = [str(s) for s in STRIDES if s not in self._stage]
@@ -118,12 +128,6 @@ class ImageEncoder(nn.Module):
                 where="encoders.cnn",
                 fix="choose a model that has the four, or leave these tasks out",
             )
-        images = self.resize(images) if self._fixed else images
-        indices = list(self._stage.values())
-        maps: list[Tensor] = self.model.forward_intermediates(
-            images, indices=indices, output_fmt="NCHW", intermediates_only=True
-        )
-        return maps
 
     def map_side(self, image_size: int) -> int:
         """Side in pixels of the images that the maps for dense tasks lie on: a ViT (and a CNN built for one size) sees

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ def timm_model(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: in
     """
     where = f"encoders.{kind}"
     args = dict(config.args)
+    _require_known(config, where)
     try:
         if config.name == "resnet":
             model: nn.Module = ResNet(BasicBlock, num_classes=0, **args)  # type: ignore[arg-type]
@@ -52,7 +54,9 @@ def timm_model(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: in
     except Exception as error:  # timm's constructors raise anything, from AssertionError to KeyError
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"timm cannot build {config.name!r} ({reason})", where=where, fix="see timm.list_models() and the model's args"
+            f"timm cannot build {config.name!r} ({reason})",
+            where=where,
+            fix="see timm.list_models() and the model's args",
         ) from None
     (_require_vit if kind == "vit" else _require_cnn)(model, config.name, size)
     if config.pretrained and config.pretrained != "hub":
@@ -60,10 +64,38 @@ def timm_model(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: in
     return model
 
 
+def _require_known(config: ImageEncoderConfig, where: str) -> None:
+    """The name is one of timm's or ours, and has weights on the hub where those are asked for."""
+    name = config.name
+    if ":" in name:  # `hf-hub:owner/model`, which only the hub can tell about
+        return
+    if name not in OWN and not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*OWN, *timm.list_models()], n=3)
+        problem = f"timm knows no model {name!r}"
+        raise UserError(
+            problem, where=where, fix=f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
+        )
+    if config.pretrained == "hub":
+        try:
+            has_weights = name not in OWN and bool(getattr(get_pretrained_cfg(name), "has_weights", False))
+        except RuntimeError as error:  # an unknown tag after the dot
+            raise UserError(
+                f"timm refuses {name!r} ({error})", where=where, fix="correct the tag after the dot"
+            ) from None
+        if not has_weights:
+            raise UserError(
+                f"there are no weights of {name!r} on timm's hub",
+                where=f"{where}.pretrained",
+                fix="give a weights file, or leave `pretrained` out to start from random weights",
+            )
+
+
 def is_fixed_size(name: str) -> bool:
     """Whether a timm model is built for images of one size (transformers, CLIP's ResNets), by timm's own record."""
     if name in OWN:
         return name == "vit"
+    if ":" in name:
+        return False
     cfg = get_pretrained_cfg(name)
     return bool(cfg is not None and cfg.fixed_input_size)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mlip.errors import UserError
 
 HEADS = ("fc", "head", "head_dist", "classifier")  # what timm and torchvision call their classifiers
-SAVE_ANEW = "save the model's state dict alone, e.g. with safetensors.torch.save_file"
+SAVE_ANEW = "save the model's state dict alone, e.g. with safetensors.torch.save_file, and give that"
 
 
 def load_strict(model: nn.Module, path: Path, key: str) -> None:
@@ -35,19 +35,19 @@ def load_strict(model: nn.Module, path: Path, key: str) -> None:
     if not path.is_file():
         raise UserError("there is no such weights file", where=path, fix=f"correct {key}, or use `hub`")
     meta = any(p.is_meta for p in model.parameters())
-    state, wanted = read_state(path, meta), model.state_dict()
+    state, wanted = read_state(path, key, meta), model.state_dict()
     state = {name: value for name, value in state.items() if not _is_classifier(name, model, wanted)}
     shapes = {n: (tuple(state[n].shape), tuple(v.shape)) for n, v in wanted.items() if n in state}
     wrong = [f"{n} {list(a)} instead of {list(b)}" for n, (a, b) in shapes.items() if a != b]
     if wrong:
-        raise misfit(path, {"of another shape": wrong})
+        raise misfit(path, key, {"of another shape": wrong})
     # torch itself fills in `num_batches_tracked`, which old files lack, so that it is asked what is missing
     missing, unexpected = model.load_state_dict(state, strict=False, assign=False)
     if missing or unexpected:
-        raise misfit(path, {"missing": missing, "unexpected": unexpected})
+        raise misfit(path, key, {"missing": missing, "unexpected": unexpected})
 
 
-def misfit(path: str | Path, problems: dict[str, Iterable[str]]) -> UserError:
+def misfit(path: str | Path, key: str, problems: dict[str, Iterable[str]]) -> UserError:
     """The error for weights that do not fit: for each kind of problem the number of tensors and the first three."""
     parts = []
     for kind, names in problems.items():
@@ -55,15 +55,18 @@ def misfit(path: str | Path, problems: dict[str, Iterable[str]]) -> UserError:
         if names:
             parts.append(f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
     return UserError(
-        f"does not fit, tensors: {'; '.join(parts)}", where=path, fix="use the weights of this very model and size"
+        f"does not fit, tensors: {'; '.join(parts)}",
+        where=path,
+        fix=f"give the weights of this very model and size in {key}",
     )
 
 
-def read_state(path: Path, meta: bool = False) -> dict[str, Tensor]:
+def read_state(path: Path, key: str, meta: bool = False) -> dict[str, Tensor]:
     """The state dict in a weights file, out of its wrappers.
 
     Parameters
     ----------
+    key : the study's key that names the file, for the error.
     meta : give tensors on the device ``meta``: names and shapes without the values.
 
     Raises
@@ -73,18 +76,24 @@ def read_state(path: Path, meta: bool = False) -> dict[str, Tensor]:
     with path.open("rb") as file:
         head = file.read(256)
     if not head:
-        raise UserError("the weights file is empty", where=path, fix="copy it anew")
-    if head.isascii() and head.decode("ascii").replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
+        raise UserError("the weights file is empty", where=path, fix=f"copy the file of {key} anew")
+    if "".join(head.decode("utf-8", errors="ignore").split()).isprintable():  # any weights file has a zero byte here
         raise UserError(
-            "is a text, not weights (a git-lfs pointer or a web page?)", where=path, fix="download the file itself"
+            "is a text, not weights (a git-lfs pointer or a web page?)",
+            where=path,
+            fix=f"download the file of {key} itself",
         )
     try:
         state: Any = _headers(path) if meta and path.suffix == ".safetensors" else _load(path, meta)
+    except AttributeError:  # timm asks a dictionary's items of it
+        raise UserError("holds no dictionary of tensors", where=path, fix=f"{SAVE_ANEW} in {key}") from None
     except Exception as error:  # unpicklers and archives raise anything on damaged files
-        raise UserError(f"cannot be read as weights ({_first_line(error)})", where=path, fix=SAVE_ANEW) from None
+        raise UserError(
+            f"cannot be read as weights ({first_line(error)})", where=path, fix=f"{SAVE_ANEW} in {key}"
+        ) from None
     tensors = {n: v for n, v in state.items() if isinstance(n, str) and isinstance(v, Tensor)}
     if not tensors:
-        raise UserError(f"holds no tensor by name, only {_keys(state)}", where=path, fix=SAVE_ANEW)
+        raise UserError(f"holds no tensor by name, only {_keys(state)}", where=path, fix=f"{SAVE_ANEW} in {key}")
     return tensors
 
 
@@ -106,7 +115,8 @@ def _is_classifier(name: str, model: nn.Module, wanted: dict[str, Tensor]) -> bo
     return any(name.startswith(f"{h}.") for h in absent)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of a library says first, in at most 200 characters; its name where it says nothing."""
     lines = str(error).strip().splitlines()
     return " ".join(lines[0].split())[:200] if lines else type(error).__name__
 

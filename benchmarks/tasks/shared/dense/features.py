@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mlip.contract import Method
 from mlip.data.pixels import load, to_tensor
+from mlip.encoders.check import require_stages
 from mlip.encoders.dependence import uses_image_encoder
 from mlip.encoders.image import STRIDES
 from mlip.errors import UserError
@@ -62,12 +63,8 @@ class MethodMaps:
         return self.method.feature_maps(images)
 
     def _demand_encoder(self, images: Tensor) -> None:
-        if self.method.image_encoder.kind == "cnn" and self.side % STRIDES[-1]:
-            raise UserError(
-                f"image_size {self.side} is no multiple of 32, the stride of the CNN",
-                where="study",
-                fix="choose one, e.g. 96 or 224",
-            )
+        if self.method.image_encoder.kind == "cnn":
+            require_stages(self.method.image_encoder, images.shape[-1])
         if not uses_image_encoder(self.method, images):
             raise UserError(
                 "the method's image features do not come from its image_encoder, and it gives no feature maps of the "
@@ -87,7 +84,9 @@ class MethodMaps:
                 f"feature maps of {', '.join('x'.join(map(str, s)) for s in sizes) or 'nothing'} cells for images of "
                 f"{self.side} pixels are neither strides 4, 8, 16, 32 nor one grid that tiles the image",
                 where=self.where if self._own else "encoders",
-                fix="see feature_maps in mlip/contract.py" if self._own else "choose another image encoder or image_size",
+                fix="see feature_maps in mlip/contract.py"
+                if self._own
+                else "choose another image encoder or image_size",
             )
 
 
