@@ -44,18 +44,20 @@ def load_bert(source: str) -> nn.Module:
     try:
         found = AutoConfig.from_pretrained(source)
         require_bert(source, found.model_type)
-        model, info = BertModel.from_pretrained(source, **keys)
+        loaded: Any = BertModel.from_pretrained(source, **keys)
+        model, info = loaded
         prefix = _prefix(info["unexpected_keys"])
         if prefix:
             mapping = {f"^{re.escape(prefix)}": ""}
-            model, info = BertModel.from_pretrained(source, key_mapping=mapping, **keys)
+            loaded = BertModel.from_pretrained(source, key_mapping=mapping, **keys)
+            model, info = loaded
     except UserError:
         raise
     except Exception as error:  # damaged files raise anything, from EOFError to KeyError
         raise no_pretrained(source, error) from None
     wrong = [item if isinstance(item, str) else item[0] for item in info["mismatched_keys"]]
     _demand_fit(source, info["missing_keys"], info["unexpected_keys"], wrong)
-    return model
+    return model  # type: ignore[no-any-return]
 
 
 def check_bert(folder: Path) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def _read(folder: Path) -> dict[str, Tensor]:
             f"holds neither {FILES[0]} nor {FILES[2]}", where=folder, fix=f"give a complete folder in {KEY}"
         )
     if not name.endswith(".json"):
-        return read_state(folder / name, KEY, meta=True)
+        return read_state(folder / name, KEY, meta=True, wrapped=False)
     try:
         shards = sorted(set(json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError) as error:
@@ -125,7 +127,7 @@ def _read(folder: Path) -> dict[str, Tensor]:
     absent = [s for s in shards if not (folder / s).is_file()]
     if absent:
         raise UserError(f"lacks {absent[0]}, which {name} names", where=folder, fix=f"copy the folder of {KEY} anew")
-    return {n: v for shard in shards for n, v in read_state(folder / shard, KEY, meta=True).items()}
+    return {n: v for shard in shards for n, v in read_state(folder / shard, KEY, meta=True, wrapped=False).items()}
 
 
 def _named_as_bert(state: dict[str, Tensor]) -> dict[str, Tensor]:

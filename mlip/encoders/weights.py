@@ -61,13 +61,14 @@ def misfit(path: str | Path, key: str, problems: dict[str, Iterable[str]]) -> Us
     )
 
 
-def read_state(path: Path, key: str, meta: bool = False) -> dict[str, Tensor]:
+def read_state(path: Path, key: str, meta: bool = False, wrapped: bool = True) -> dict[str, Tensor]:
     """The state dict in a weights file, out of its wrappers.
 
     Parameters
     ----------
     key : the study's key that names the file, for the error.
     meta : give tensors on the device ``meta``: names and shapes without the values.
+    wrapped : whether the state dict may be inside another dictionary, and ``module.`` before its names.
 
     Raises
     ------
@@ -84,7 +85,7 @@ def read_state(path: Path, key: str, meta: bool = False) -> dict[str, Tensor]:
             fix=f"download the file of {key} itself",
         )
     try:
-        state: Any = _headers(path) if meta and path.suffix == ".safetensors" else _load(path, meta)
+        state: Any = _headers(path) if meta and path.suffix == ".safetensors" else _load(path, meta, wrapped)
     except AttributeError:  # timm asks a dictionary's items of it
         raise UserError("holds no dictionary of tensors", where=path, fix=f"{SAVE_ANEW} in {key}") from None
     except Exception as error:  # unpicklers and archives raise anything on damaged files
@@ -97,8 +98,11 @@ def read_state(path: Path, key: str, meta: bool = False) -> dict[str, Tensor]:
     return tensors
 
 
-def _load(path: Path, meta: bool) -> dict[str, Any]:
-    return load_state_dict(str(path), device="meta" if meta else "cpu", weights_only=True)
+def _load(path: Path, meta: bool, wrapped: bool) -> dict[str, Any]:
+    device = "meta" if meta else "cpu"
+    if wrapped or path.suffix == ".safetensors":
+        return load_state_dict(str(path), device=device, weights_only=True)
+    return dict(torch.load(path, map_location=device, weights_only=True).items())
 
 
 def _headers(path: Path) -> dict[str, Tensor]:

@@ -126,6 +126,13 @@ def test_damaged_weights(name: str, content: bytes, problem: str, tmp_path: Path
         load_bert(str(tmp_path))
 
 
+def test_a_training_checkpoint_is_no_pretrained_folder(state: State, tmp_path: Path) -> None:
+    """transformers does not look inside, and would start at random."""
+    path = folder(tmp_path / "bert", {"state_dict": dict(state), "epoch": 3}, "bin")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: holds no tensor by name, only state_dict, epoch"):
+        load_bert(str(path))
+
+
 def test_damaged_folders(state: State, tmp_path: Path) -> None:
     SIZES.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"holds neither model\.safetensors nor pytorch_model\.bin"):
