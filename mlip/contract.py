@@ -119,6 +119,18 @@ class Method(nn.Module, ABC):
     def encode_text(self, texts: Sequence[str]) -> TextFeatures:
         """Texts -> features. Called in eval mode without gradient."""
 
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """What detection and segmentation build on: [B, 3, H, W] normalised images -> maps [B, C, h, w], finest first.
+
+        Either four maps of strides 4, 8, 16 and 32 over images whose side is a multiple of 32 (a pyramid), or one map
+        whose cells tile the image (a patch grid). Default: the stages of a ``cnn`` image encoder, the grid of a ``vit``.
+        A method whose image features come from a network of its own, not through ``image_encoder``, must override it;
+        those two tasks refuse it otherwise. Called in eval mode without gradient.
+        """
+        if self.image_encoder.kind == "cnn":
+            return self.image_encoder.stages(images)
+        return [self.image_encoder(images).grid.permute(0, 3, 1, 2).contiguous()]
+
     def similarity(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """[B_image, B_text] scores, higher = better match. Default: cosine of the joint embeddings."""
         return functional.normalize(image.joint, dim=-1) @ functional.normalize(text.joint, dim=-1).T

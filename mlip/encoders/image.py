@@ -1,7 +1,10 @@
-"""Image encoders: timm models behind one output shape.
+"""Image encoders: timm models behind one output shape, read through timm's ``feature_info`` and ``forward_intermediates``.
 
-``cnn``: pooled = global average of the last stage; grid = stage with stride 16 (as GLoRIA and MGCA take layer3).
-``vit``: pooled = class token after the last norm; grid = patch tokens after the last norm; attention = last block.
+``cnn``: every model with stages (ResNet, DenseNet, EfficientNet, ConvNeXt, RegNet, CLIP's ResNet, and Swin, whose maps are
+such a pyramid). pooled = what timm pools of the last stage before the classifier; grid = stage with stride 16 (as GLoRIA and
+MGCA take layer3).
+``vit``: plain vision transformers. pooled = class token after the last norm; grid = patch tokens after the last norm;
+attention = last block.
 Besides timm's names there are ``resnet`` and ``vit``, whose sizes are given in ``args``; those of ``vit`` may hold
 ``stem_channels``, a convolutional stem instead of the linear patch embedding.
 """
@@ -9,21 +12,18 @@ Besides timm's names there are ``resnet`` and ``vit``, whose sizes are given in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
-from safetensors.torch import load_file
-from timm.layers import HybridEmbed
-from timm.models.resnet import BasicBlock, ResNet
-from timm.models.vision_transformer import VisionTransformer
-from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
+from mlip.encoders.timm_models import is_fixed_size, timm_model
 from mlip.errors import UserError
 from mlip.study import ImageEncoderConfig
+
+STRIDES = (4, 8, 16, 32)  # of the maps that detection and segmentation build on
 
 
 @dataclass
@@ -36,36 +36,42 @@ class ImageOutput:
 class ImageEncoder(nn.Module):
     """A timm model with its pooled and local features.
 
+    ``dim`` D and ``grid_dim`` D' are the widths of pooled and grid, ``grid_size`` the cells of the grid a side and
+    ``stride`` the pixels between them.
+
     Parameters
     ----------
     config : which model, with which arguments.
     kind : ``cnn`` or ``vit``.
     image_size : side of the images in pixels; the model sees ``config.input_size`` (bilinear) where that is set.
+    hub : whether ``pretrained: hub`` downloads timm's weights; False leaves the model as it is initialised.
 
     Raises
     ------
-    UserError : the name is unknown to timm or does not fit the kind, or the weights file does not fit strictly.
+    UserError : the name is unknown to timm or does not fit the kind or the image size, or the weights file does not fit
+        strictly.
     """
 
-    def __init__(self, config: ImageEncoderConfig, kind: Literal["cnn", "vit"], image_size: int) -> None:
+    def __init__(
+        self, config: ImageEncoderConfig, kind: Literal["cnn", "vit"], image_size: int, hub: bool = True
+    ) -> None:
         super().__init__()
         self.kind, self.config = kind, config
         self.input_size = config.input_size or image_size
         # Channels-last convolutions are about half again as fast on CPUs, and faster on GPUs in half precision.
-        model: Any = _timm_model(config, kind, self.input_size).to(memory_format=torch.channels_last)
+        model: Any = timm_model(config, kind, self.input_size, hub).to(memory_format=torch.channels_last)
         self.model = model
         if kind == "vit":
-            self.dim = self.grid_dim = int(model.embed_dim)
             self.grid_size = int(model.patch_embed.grid_size[0])
             self.stride = self.input_size // self.grid_size
         else:
-            self.dim = int(model.num_features)
-            info = model.feature_info
-            strides = [i["reduction"] for i in info]
-            if 16 not in strides:
-                raise UserError(f"{config.name} has no stage of stride 16", fix="use a ResNet-like timm model")
-            self.grid_dim = int(info[strides.index(16)]["num_chs"])
-            self.grid_size, self.stride = -(-self.input_size // 16), 16
+            reductions = [int(stage["reduction"]) for stage in model.feature_info]
+            self._stage = {s: reductions.index(s) for s in STRIDES if s in reductions}
+            self._fixed = is_fixed_size(config.name)
+            self.stride = 16
+        shapes = self._shapes()
+        self.dim, self.grid_dim = int(shapes.pooled.shape[1]), int(shapes.grid.shape[3])
+        self.grid_size = int(shapes.grid.shape[1])
 
     @property
     def patches(self) -> int:
@@ -81,8 +87,9 @@ class ImageEncoder(nn.Module):
         """[B, 3, H, W] -> pooled, grid and (ViT, on demand) the last block's attention."""
         images = self.resize(images).contiguous(memory_format=torch.channels_last)
         if self.kind == "cnn":
-            grid, last = self.stages(images)[-2:]
-            return ImageOutput(self.model.global_pool(last).flatten(1), grid.permute(0, 2, 3, 1))
+            last, (grid,) = self.model.forward_intermediates(images, indices=[self._stage[16]], output_fmt="NCHW")
+            return ImageOutput(self.model.forward_head(last, pre_logits=True), grid.permute(0, 2, 3, 1))
+        # Not through `forward_intermediates`, which would apply the last norm twice.
         if need_attention:
             with _AttentionTap(self.model.blocks[-1].attn) as tap:
                 tokens = self.model.forward_features(images)
@@ -93,20 +100,67 @@ class ImageEncoder(nn.Module):
         return ImageOutput(tokens[:, 0], patches.unflatten(1, (self.grid_size, self.grid_size)), attention)
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        """CNN only: feature maps [B, C, H/s, W/s] of strides 4, 8, 16, 32, in that order."""
-        model = self.model
-        x = model.maxpool(model.act1(model.bn1(model.conv1(images))))
-        maps = []
-        for layer in (model.layer1, model.layer2, model.layer3, model.layer4):
-            x = layer(x)
-            maps.append(x)
+        """CNN only: feature maps [B, C, H/s, W/s] of strides 4, 8, 16, 32, in that order; these four are what detection
+        and segmentation demand of a CNN. The images are taken as they are, whatever ``input_size`` says, except by
+        models built for one size.
+
+        Raises
+        ------
+        UserError : the encoder is a ViT, or the model lacks one of the four.
+        """
+        self.require_stages()
+        images = self.resize(images) if self._fixed else images
+        indices = list(self._stage.values())
+        maps: list[Tensor] = self.model.forward_intermediates(
+            images, indices=indices, output_fmt="NCHW", intermediates_only=True
+        )
         return maps
+
+    def require_stages(self) -> None:
+        """Raise UserError where the encoder is a ViT, or the model lacks a stage of stride 4, 8, 16 or 32."""
+        if self.kind != "cnn":
+            raise UserError("a vit has no stages", where="encoders.vit", fix="use its grid")
+        lacking = [str(s) for s in STRIDES if s not in self._stage]
+        if lacking:
+            raise UserError(
+                f"{self.config.name!r} has no stage of stride {', '.join(lacking)}; detection and segmentation need 4, 8, "
+                "16 and 32",
+                where="encoders.cnn",
+                fix="choose a model that has the four, or leave these tasks out",
+            )
+
+    def map_side(self, image_size: int) -> int:
+        """Side in pixels of the images that the maps for dense tasks lie on: a ViT (and a CNN built for one size) sees
+        images of ``image_size`` at its own input size, any other CNN as they are."""
+        return self.input_size if self.kind == "vit" or self._fixed else image_size
+
+    @torch.no_grad()
+    def _shapes(self) -> ImageOutput:
+        """What the encoder gives for one image, on the device ``meta``: shapes without computing anything."""
+        tensors = (*self.named_parameters(), *self.named_buffers())
+        meta = {name: value.to("meta") for name, value in tensors}
+        images = torch.empty(1, 3, self.input_size, self.input_size, device="meta")
+        self.eval()
+        try:
+            out: ImageOutput = functional_call(self, meta, (images,))
+        except Exception as error:  # timm's models raise anything, mostly AssertionError
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{self.config.name!r} takes no images of {self.input_size} pixels ({reason})",
+                where=f"encoders.{self.kind}",
+                fix="change image_size, input_size or the model's args",
+            ) from None
+        finally:
+            self.train()
+        return out
 
 
 class _AttentionTap:
     """Reads softmax(QK^T / sqrt(d)) of a timm attention module during one forward pass.
 
     timm fuses attention and never materialises the matrix, so it is computed again from the module's own projections.
+    ``timm.utils.AttentionExtract`` reads it only where fusing is switched off, which moves the block's output by rounding, and
+    sets the whole model's training mode.
     """
 
     def __init__(self, module: Any) -> None:
@@ -126,67 +180,3 @@ class _AttentionTap:
         q, k, _ = module.qkv(x).reshape(b, n, 3, module.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k = module.q_norm(q), module.k_norm(k)
         self.attention = (q @ k.transpose(-2, -1) * module.scale).softmax(dim=-1)
-
-
-def _timm_model(config: ImageEncoderConfig, kind: str, size: int) -> nn.Module:
-    args = dict(config.args)
-    if config.name == "resnet":
-        model: nn.Module = ResNet(BasicBlock, num_classes=0, **args)  # type: ignore[arg-type]
-    elif config.name == "vit":
-        if stem := args.pop("stem_channels", None):
-            args["embed_layer"] = _conv_stem(stem, args.get("patch_size", 16), args.get("embed_dim", 768))
-        model = VisionTransformer(img_size=size, num_classes=0, **args)
-    else:
-        if kind == "vit":
-            args.setdefault("img_size", size)
-        try:
-            model = timm.create_model(config.name, pretrained=config.pretrained == "hub", num_classes=0, **args)
-        except (RuntimeError, TypeError) as error:
-            raise UserError(
-                f"timm cannot build {config.name!r} ({error})", where="encoders", fix="see timm.list_models()"
-            ) from None
-    if isinstance(model, VisionTransformer) != (kind == "vit"):
-        raise UserError(f"{config.name!r} is not a {kind}", where="encoders", fix="put it under the other kind")
-    if config.pretrained and config.pretrained != "hub":
-        _load_strict(model, Path(config.pretrained))
-    return model
-
-
-def _conv_stem(channels: list[int], patch_size: int, dim: int) -> Any:
-    """Embedding by 3x3 convolutions of stride 2 and a last 1x1, as in Xiao et al., "Early Convolutions Help Transformers
-    See Better" (NeurIPS 2021): from scratch on a few thousand films a ViT with linear patches hardly learns.
-
-    A token then sees ``2^(n+1) - 1`` pixels a side: its patch and most of the one above and the one to the left.
-    """
-    if 2 ** len(channels) != patch_size:
-        problem = f"stem_channels {channels} halve {len(channels)} times, patch_size is {patch_size}"
-        raise UserError(problem, where="encoders.vit.args", fix="give log2(patch_size) channels")
-    count = len(channels)
-    stem = ConvStem(
-        depth=count + 1, channels=(*channels, dim), kernel_size=(3,) * count + (1,), stride=(2,) * count + (1,)
-    )
-
-    def embed(img_size: int, embed_dim: int, **kwargs: Any) -> HybridEmbed:
-        kwargs.pop("patch_size")  # the stem has done it
-        return HybridEmbed(stem, img_size=img_size, embed_dim=embed_dim, proj=False, **kwargs)
-
-    return embed
-
-
-def _load_strict(model: nn.Module, path: Path) -> None:
-    """Load weights; only the classifier, which the encoder does not have, may be left over."""
-    if not path.is_file():
-        raise UserError("there is no such weights file", where=path, fix="correct encoders.*.pretrained, or use `hub`")
-    state = (
-        load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    )
-    if isinstance(state.get("model"), dict):
-        state = state["model"]
-    state = {k: v for k, v in state.items() if k.split(".")[0] not in ("fc", "head")}
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        raise UserError(
-            f"does not fit: missing {missing[:3]}, unexpected {unexpected[:3]}",
-            where=path,
-            fix="use the weights of this very model",
-        )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mlip.errors import UserError
 from mlip.study import TextEncoderConfig
-from mlip.text.tokenisation import TokenBatch, no_pretrained, pretrained_source
+from mlip.text.tokenisation import TokenBatch, pretrained_source
 
 
 @dataclass
@@ -31,8 +31,8 @@ class TextEncoder(nn.Module):
 
     Raises
     ------
-    UserError : ``dim`` is no multiple of ``heads``, the pretrained model cannot be found, is no BERT, has another
-        vocabulary than the tokenizer or fewer positions than ``max_tokens``.
+    UserError : ``dim`` is no multiple of ``heads``, the pretrained model cannot be found, is no BERT, lacks a tensor or has
+        one too many, has another vocabulary than the tokenizer or fewer positions than ``max_tokens``.
     """
 
     def __init__(self, config: TextEncoderConfig, vocabulary: int) -> None:
@@ -139,10 +139,7 @@ def _sum_groups(x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
 def _scratch(config: TextEncoderConfig, vocabulary: int) -> nn.Module:
     from transformers.models.bert import BertConfig, BertModel
 
-    if config.dim % config.heads:
-        raise UserError(
-            f"dim {config.dim} is no multiple of heads {config.heads}", where="encoders.text", fix="change one of them"
-        )
+    require_heads(config)
     sizes = BertConfig(
         vocab_size=vocabulary,
         hidden_size=config.dim,
@@ -158,31 +155,31 @@ def _scratch(config: TextEncoderConfig, vocabulary: int) -> nn.Module:
 
 
 def _pretrained(config: TextEncoderConfig, vocabulary: int) -> nn.Module:
-    from transformers import AutoConfig
-    from transformers.models.bert import BertModel
+    from mlip.encoders.bert_weights import load_bert
 
     source = pretrained_source(config.pretrained or "")
-    try:
-        found = AutoConfig.from_pretrained(source)
-        if found.model_type != "bert":
-            raise UserError(
-                f"is a {found.model_type}, not a BERT", where=source, fix="give a BERT in encoders.text.pretrained"
-            )
-        model = BertModel.from_pretrained(
-            source, add_pooling_layer=False, attn_implementation="sdpa", dtype=torch.float32
-        )
-    except (OSError, ValueError) as error:
-        raise no_pretrained(source, error) from None
+    model: Any = load_bert(source)
     if vocabulary > model.config.vocab_size:
         raise UserError(
             f"embeds {model.config.vocab_size} word pieces, the tokenizer gives {vocabulary}",
             where=source,
             fix="use the tokenizer of this very model",
         )
-    if config.max_tokens > model.config.max_position_embeddings:
-        raise UserError(
-            f"has {model.config.max_position_embeddings} positions, max_tokens is {config.max_tokens}",
-            where=source,
-            fix="lower encoders.text.max_tokens",
-        )
+    require_positions(source, model.config.max_position_embeddings, config.max_tokens)
     return model
+
+
+def require_heads(config: TextEncoderConfig) -> None:
+    """Raise UserError where the width of a BERT built from sizes does not divide into its heads."""
+    if config.dim % config.heads:
+        raise UserError(
+            f"dim {config.dim} is no multiple of heads {config.heads}", where="encoders.text", fix="change one of them"
+        )
+
+
+def require_positions(source: str, positions: int, max_tokens: int) -> None:
+    """Raise UserError where a pretrained BERT has fewer positions than ``max_tokens``."""
+    if max_tokens > positions:
+        raise UserError(
+            f"has {positions} positions, max_tokens is {max_tokens}", where=source, fix="lower encoders.text.max_tokens"
+        )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model
+from safetensors.torch import load_model
 
 from mlip.encoders.image import ImageEncoder
 from mlip.encoders.text import TextEncoder
@@ -66,23 +66,6 @@ def load_method(study: Study, entry: Entry, seed: int) -> Method:
     except (RuntimeError, SafetensorError) as error:
         raise _misfit(path, error) from None
     return method.eval()
-
-
-def load_image_encoder(study: Study, entry: Entry, seed: int) -> ImageEncoder:
-    """The pre-trained image encoder alone, in eval mode on the CPU.
-
-    Raises
-    ------
-    UserError : the checkpoint is missing or does not fit the encoder as configured.
-    """
-    path = StudyPaths(study).pretrain(entry.name, seed) / "encoder.safetensors"
-    encoder = build_image_encoder(study, entry, seed)
-    _require(path)
-    try:
-        encoder.model.load_state_dict(load_file(path), strict=True)
-    except (RuntimeError, SafetensorError) as error:
-        raise _misfit(path, error) from None
-    return encoder.eval()
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import torch
 from lightning_fabric import Fabric
 from rich.progress import Progress
 from safetensors.torch import save_file, save_model
+from timm.optim import param_groups_weight_decay
 
 from mlip.contract import Method
 from mlip.devices import best_device
@@ -250,12 +251,11 @@ def _fabric(study: Study) -> Fabric:
 
 
 def _decay_groups(method: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """No decay on biases, norms and other vectors, as is usual for AdamW."""
-    named = [(n, p) for n, p in method.named_parameters() if p.requires_grad]
-    return [
-        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """No decay on biases, norms and other vectors, as is usual for AdamW; the decayed weights come first.
+
+    Their order is that of the sum when gradients are clipped, and of a saved training state.
+    """
+    return param_groups_weight_decay(method, weight_decay)[::-1]
 
 
 def _export(method: Method, out: Path) -> None:

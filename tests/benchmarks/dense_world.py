@@ -14,10 +14,15 @@ import torch
 from benchmarks.plan import source_of
 from benchmarks.tasks.catalogue import read_protocol
 from benchmarks.tasks.shared.task import EvalJob, Task, with_budget
+from mlip.contract import Method, MethodContext
 from mlip.encoders.image import ImageEncoder
+from mlip.encoders.text import TextEncoder
+from mlip.methods import method_class
 from mlip.paths import StudyPaths
 from mlip.seeding import seed_everything
-from mlip.study import Study, parse_study
+from mlip.study import Study, TextEncoderConfig, parse_study
+from mlip.text.tokenisation import train_tokenizer
+from tests.baselines.helpers import entry as baseline
 
 SIZE = 64
 ENCODERS = {
@@ -94,11 +99,26 @@ def job(task: Task, config: Study, method: str = "x", protocol: str = "strict", 
     paths = StudyPaths(config)
     return EvalJob(
         study=config, paths=paths, task=task_config, protocol=resolved, protocol_name=protocol, source=source_of(config, "squares"),
-        method=method, seed=0, entry=object(), device=torch.device("cpu"),  # type: ignore[arg-type]
+        method=method, seed=0, entry=baseline("random"), device=torch.device("cpu"),
         output=paths.predictions(task.name, protocol, "squares", method, 0),
     )  # fmt: skip
 
 
+def method(encoder: ImageEncoder) -> Method:
+    """The random control around this encoder."""
+    entry = baseline("random", encoder.kind)
+    text = TextEncoderConfig(layers=1, dim=16, heads=2, vocabulary=100, max_tokens=16)
+    tokenizer = train_tokenizer(["no effusion ."], text.vocabulary, text.max_tokens)
+    context = MethodContext(
+        encoder, TextEncoder(text, tokenizer.vocabulary), tokenizer, None, dict(entry.params), dict(entry.components)
+    )
+    return method_class(entry.folder)(context)
+
+
 def give_encoder(monkeypatch: pytest.MonkeyPatch, model: ImageEncoder) -> None:
-    """Let `load_image_encoder` return this encoder instead of a checkpoint's."""
-    monkeypatch.setattr("mlip.pretraining.checkpoints.load_image_encoder", lambda study, entry, seed: model)
+    """Let `load_method` return the random control around this encoder instead of a checkpoint's method."""
+    give_method(monkeypatch, method(model))
+
+
+def give_method(monkeypatch: pytest.MonkeyPatch, model: Method) -> None:
+    monkeypatch.setattr("mlip.pretraining.checkpoints.load_method", lambda study, entry, seed: model.eval())

@@ -61,7 +61,7 @@ def test_detector_learns_planted_squares_and_leaves_the_encoder_alone(kind, tmp_
 def test_detector_is_detectron2_and_cached_maps_equal_images(kind, tmp_path: Path) -> None:
     from benchmarks.tasks.detection.backbone import EncoderBackbone, SimpleFeaturePyramid
     from benchmarks.tasks.detection.model import Detector, build_retinanet
-    from benchmarks.tasks.shared.dense.features import EncoderMaps, FrozenFeatures
+    from benchmarks.tasks.shared.dense.features import FrozenFeatures, MethodMaps
     from mlip.data.pixels import to_tensor
 
     from detectron2.modeling import Backbone  # isort: skip  (importable after the compatibility module)
@@ -70,16 +70,16 @@ def test_detector_is_detectron2_and_cached_maps_equal_images(kind, tmp_path: Pat
 
     config = world.study(tmp_path)
     protocol = read_protocol("detection", "strict")
-    maps = EncoderMaps(world.encoder(config, kind), world.SIZE, protocol.levels)
+    maps = MethodMaps(world.method(world.encoder(config, kind)), world.SIZE, "here", protocol.levels)
     net = build_retinanet(maps, protocol, 2)
     assert isinstance(net, RetinaNet) and isinstance(net.backbone.bottom_up, EncoderBackbone)
     assert isinstance(net.backbone, FPN if kind == "cnn" else SimpleFeaturePyramid) and isinstance(
         net.backbone, Backbone
     )
     trained = {n for n, p in net.named_parameters() if p.requires_grad}
-    assert trained and not any("encoder" in n for n in trained)
+    assert trained and not any("encoder" in n for n in net.state_dict())
     net.train()
-    assert not any(m.training for m in maps.modules())
+    assert not any(m.training for m in maps.method.modules()), "training the head leaves the method in eval mode"
 
     images = np.random.default_rng(0).integers(0, 255, (2, world.SIZE, world.SIZE)).astype(np.uint8)
     net.eval()

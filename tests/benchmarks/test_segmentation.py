@@ -49,12 +49,12 @@ def test_decoders_are_smp() -> None:
     from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 
     from benchmarks.tasks.segmentation.model import ProgressiveUpsampling, Segmenter
-    from benchmarks.tasks.shared.dense.features import EncoderMaps
+    from benchmarks.tasks.shared.dense.features import MethodMaps
 
     config = world.study(Path("unused"))
     protocol = read_protocol("segmentation", "strict")
     for kind, expected in (("cnn", UnetDecoder), ("vit", ProgressiveUpsampling)):
-        maps = EncoderMaps(world.encoder(config, kind), world.SIZE)
+        maps = MethodMaps(world.method(world.encoder(config, kind)), world.SIZE, "here")
         model = Segmenter(maps, protocol, world.SIZE)
         assert any(isinstance(m, expected) for m in model.modules())
         assert model(maps(torch.zeros(2, 3, world.SIZE, world.SIZE))).shape == (2, 1, world.SIZE, world.SIZE)

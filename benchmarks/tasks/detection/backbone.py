@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.tasks.shared.dense.features import EncoderMaps
+from benchmarks.tasks.shared.dense.features import MethodMaps
 from mlip.detectron2_compat import prepare
 
 prepare()
@@ -26,7 +26,7 @@ class EncoderBackbone(Backbone):
     ``forward`` takes images [B, 3, S, S] or, to save computing them again, a list of maps made by the same encoder.
     """
 
-    def __init__(self, maps: EncoderMaps) -> None:
+    def __init__(self, maps: MethodMaps) -> None:
         super().__init__()
         self.maps = maps
         self.names = [f"s{stride}" for stride in maps.strides]
@@ -90,10 +90,10 @@ def _level(channels: int, out_channels: int, factor: float, norm: Norm) -> nn.Se
     return nn.Sequential(*layers)
 
 
-def build_pyramid(maps: EncoderMaps, channels: int, levels: int, norm: str) -> FPN | SimpleFeaturePyramid:
+def build_pyramid(maps: MethodMaps, channels: int, levels: int, norm: str) -> FPN | SimpleFeaturePyramid:
     """FPN over the stages of a CNN, simple feature pyramid over the grid of a ViT."""
     bottom_up = EncoderBackbone(maps)
-    if maps.kind == "vit":
+    if maps.kind == "grid":
         return SimpleFeaturePyramid(bottom_up, channels, levels, normalisation(norm))
     return FPN(bottom_up, bottom_up.names, channels, norm=normalisation(norm))
 

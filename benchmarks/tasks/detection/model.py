@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.tasks.detection.backbone import build_pyramid, image_tensor, normalisation
 from benchmarks.tasks.detection.boxes import ImageBoxes
 from benchmarks.tasks.detection.protocol import DetectionProtocol
-from benchmarks.tasks.shared.dense.features import EncoderMaps
+from benchmarks.tasks.shared.dense.features import MethodMaps
 from mlip.detectron2_compat import prepare
 
 prepare()
@@ -28,7 +28,7 @@ from detectron2.structures import Boxes, ImageList, Instances  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
 
 
-def build_retinanet(maps: EncoderMaps, protocol: DetectionProtocol, categories: int) -> RetinaNet:
+def build_retinanet(maps: MethodMaps, protocol: DetectionProtocol, categories: int) -> RetinaNet:
     """A freshly initialised RetinaNet; only pyramid and head have gradients."""
     pyramid = build_pyramid(maps, protocol.channels, protocol.levels, protocol.norm)
     shapes = list(pyramid.output_shape().values())
@@ -70,11 +70,11 @@ class Detector:
     Parameters
     ----------
     net : from :func:`build_retinanet`.
-    maps : the frozen encoder inside it.
+    maps : the frozen method's maps inside it.
     image_size : side of the stored images; boxes go in and come out in its pixels.
     """
 
-    def __init__(self, net: RetinaNet, maps: EncoderMaps, image_size: int) -> None:
+    def __init__(self, net: RetinaNet, maps: MethodMaps, image_size: int) -> None:
         self.net, self.side, self.image_size = net, maps.side, image_size
         self.scale = maps.side / image_size
 

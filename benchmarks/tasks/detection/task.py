@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.tasks.detection.boxes import ImageBoxes
     from benchmarks.tasks.detection.model import Detector
     from benchmarks.tasks.shared.dense.data import KnownRows
-    from benchmarks.tasks.shared.dense.features import EncoderMaps, FrozenFeatures
+    from benchmarks.tasks.shared.dense.features import FrozenFeatures, MethodMaps
 
 TEST_BATCH = 32
 
@@ -41,14 +41,14 @@ class DetectionTask(Task):
     Protocol = DetectionProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
-        from benchmarks.tasks.shared.dense.features import EncoderMaps, FrozenFeatures
+        from benchmarks.tasks.shared.dense.features import FrozenFeatures, MethodMaps
         from benchmarks.tasks.shared.dense.training import deterministic
-        from mlip.pretraining.checkpoints import load_image_encoder
+        from mlip.pretraining.checkpoints import load_method
 
         assert job.entry is not None
         data = _Data(job)
-        encoder = load_image_encoder(job.study, job.entry, job.seed)
-        maps = EncoderMaps(encoder, job.study.image_size, job.protocol.levels).to(job.device)
+        method = load_method(job.study, job.entry, job.seed).to(job.device)
+        maps = MethodMaps(method, job.study.image_size, job.entry.folder, job.protocol.levels)
         features = FrozenFeatures(maps, data.store.images, np.flatnonzero(data.rows.known), job.device)
         with deterministic(job.device):
             parts = [
@@ -139,7 +139,7 @@ class _Data:
 
 
 def _train_and_detect(
-    job: EvalJob, data: _Data, maps: EncoderMaps, features: FrozenFeatures, fraction: int, draw: int
+    job: EvalJob, data: _Data, maps: MethodMaps, features: FrozenFeatures, fraction: int, draw: int
 ) -> list[ImageBoxes]:
     from benchmarks.tasks.detection.model import Detector, build_retinanet
     from benchmarks.tasks.shared.dense.protocol import at_fraction

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.tasks.segmentation.protocol import SegmentationProtocol
-from benchmarks.tasks.shared.dense.features import EncoderMaps
+from benchmarks.tasks.shared.dense.features import MethodMaps
 
 
 class Segmenter(nn.Module):
@@ -19,14 +19,14 @@ class Segmenter(nn.Module):
 
     Parameters
     ----------
-    maps : the frozen encoder; four maps (CNN) or one (ViT). It is no submodule: only the decoder is trained and saved.
+    maps : of the frozen method; four (a pyramid) or one (a grid). Only the decoder is trained and saved.
     image_size : side of the stored masks in pixels.
     """
 
-    def __init__(self, maps: EncoderMaps, protocol: SegmentationProtocol, image_size: int) -> None:
+    def __init__(self, maps: MethodMaps, protocol: SegmentationProtocol, image_size: int) -> None:
         super().__init__()
         self.image_size = image_size
-        if maps.kind == "cnn":
+        if maps.kind == "pyramid":
             self.decoder: nn.Module = UnetOnMaps(maps.channels, protocol.unet_channels)
             width = protocol.unet_channels[-1]
         else:

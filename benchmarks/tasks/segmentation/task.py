@@ -16,7 +16,7 @@ from mlip.study import Study
 if TYPE_CHECKING:
     import torch
 
-    from benchmarks.tasks.shared.dense.features import EncoderMaps, FrozenFeatures
+    from benchmarks.tasks.shared.dense.features import FrozenFeatures, MethodMaps
 
 TEST_BATCH = 32
 
@@ -37,14 +37,14 @@ class SegmentationTask(Task):
     Protocol = SegmentationProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
-        from benchmarks.tasks.shared.dense.features import EncoderMaps, FrozenFeatures
+        from benchmarks.tasks.shared.dense.features import FrozenFeatures, MethodMaps
         from benchmarks.tasks.shared.dense.training import deterministic
-        from mlip.pretraining.checkpoints import load_image_encoder
+        from mlip.pretraining.checkpoints import load_method
 
         assert job.entry is not None
         data = _Data(job)
-        encoder = load_image_encoder(job.study, job.entry, job.seed)
-        maps = EncoderMaps(encoder, job.study.image_size).to(job.device)
+        method = load_method(job.study, job.entry, job.seed).to(job.device)
+        maps = MethodMaps(method, job.study.image_size, job.entry.folder)
         features = FrozenFeatures(maps, data.store.images, np.flatnonzero(data.rows.known), job.device)
         with deterministic(job.device):
             parts = [
@@ -122,7 +122,7 @@ class _Data:
 
 
 def _train_and_count(
-    job: EvalJob, data: _Data, maps: EncoderMaps, features: FrozenFeatures, fraction: int, draw: int
+    job: EvalJob, data: _Data, maps: MethodMaps, features: FrozenFeatures, fraction: int, draw: int
 ) -> np.ndarray:
     import torch
 

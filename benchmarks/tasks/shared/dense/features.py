@@ -1,65 +1,93 @@
-"""Feature maps of a frozen encoder, computed once per image and shared by all label fractions and draws of a job."""
+"""Feature maps of a frozen method, computed once per image and shared by all label fractions and draws of a job."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mlip.contract import Method
 from mlip.data.pixels import load, to_tensor
-from mlip.encoders.image import ImageEncoder
+from mlip.encoders.check import require_stages
+from mlip.encoders.dependence import uses_image_encoder
+from mlip.encoders.image import STRIDES
 from mlip.errors import UserError
 
 CHUNK = 64  # images encoded at once
 CACHE_BYTES = 4 * 2**30  # beyond this the maps are computed anew in every batch
 
 
-class EncoderMaps(nn.Module):
-    """A method's image encoder, frozen, as a list of feature maps from fine to coarse.
+class MethodMaps:
+    """A frozen method's feature maps for dense tasks (:meth:`mlip.contract.Method.feature_maps`), finest first.
 
-    ``cnn``: the last ``levels`` of the four stages (strides 4, 8, 16, 32); ``vit``: the patch grid alone, as one map.
+    A ``pyramid`` is the last ``levels`` of four maps of strides 4, 8, 16, 32; a ``grid`` is one map, a patch grid. It is
+    no module, so that heads built on it neither train nor save the method.
 
     Parameters
     ----------
-    encoder : the pre-trained encoder; its gradient is switched off and it stays in eval mode for good.
-    image_size : side of the images in pixels. A CNN sees them as they are, a ViT at its own input size.
-    levels : how many CNN stages are used.
+    method : the pre-trained method, on its device; its gradient is switched off and it goes into eval mode.
+    image_size : side of the images in pixels. A ViT of the study sees them at its own input size.
+    where : the method's folder, for errors.
+    levels : how many maps of a pyramid are used.
 
     Raises
     ------
-    UserError : the image side is no multiple of a CNN's stride 32, so that pyramid levels would not double.
+    UserError : the method's image features do not come from its image encoder and it gives no maps of its own, or the
+        maps are neither a pyramid nor a grid of the images.
     """
 
-    def __init__(self, encoder: ImageEncoder, image_size: int, levels: int = 4) -> None:
-        super().__init__()
-        self.encoder, self.levels = encoder.eval().requires_grad_(False), levels
-        self.side = image_size if encoder.kind == "cnn" else encoder.input_size
-        if encoder.kind == "cnn" and image_size % 32:
-            raise UserError(
-                f"image_size {image_size} is no multiple of 32, the stride of the CNN",
-                where="study",
-                fix="choose one, e.g. 96 or 224",
-            )
-        device = next(encoder.parameters()).device
-        maps = self(torch.zeros(1, 3, image_size, image_size, device=device))
-        self.shapes = [tuple(m.shape[1:]) for m in maps]  # (C, h, w) of each map
+    def __init__(self, method: Method, image_size: int, where: str | Path, levels: int = 4) -> None:
+        self.method, self.where, self.levels = method.eval().requires_grad_(False), where, levels
+        self._own = type(method).feature_maps is not Method.feature_maps
+        self.side = image_size if self._own else method.image_encoder.map_side(image_size)
+        draw = torch.Generator().manual_seed(0)
+        images = torch.randn(2, 3, image_size, image_size, generator=draw).to(method.device)
+        if not self._own:
+            self._demand_encoder(images)
+        maps = self._all(images)
+        self.kind: Literal["pyramid", "grid"] = "grid" if len(maps) == 1 else "pyramid"
+        self._demand_shapes(maps)
+        self.shapes = [tuple(m.shape[1:]) for m in maps[-levels:]]  # (C, h, w) of each map
         self.channels = [shape[0] for shape in self.shapes]
         self.strides = [self.side // shape[1] for shape in self.shapes]
 
-    @property
-    def kind(self) -> str:
-        return self.encoder.kind
-
-    def train(self, mode: bool = True) -> EncoderMaps:
-        """Stay in eval mode: a frozen encoder's batch statistics must not follow the transfer data."""
-        return super().train(False)
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, S, S] normalised images -> maps [B, C, h, w], finest first."""
+        return self._all(images)[-self.levels :]
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, S, S] normalised images -> maps [B, C, h, w], finest first."""
-        if self.kind == "cnn":
-            return self.encoder.stages(images)[-self.levels :]
-        return [self.encoder(images).grid.permute(0, 3, 1, 2).contiguous()]
+    def _all(self, images: Tensor) -> list[Tensor]:
+        return self.method.feature_maps(images)
+
+    def _demand_encoder(self, images: Tensor) -> None:
+        if self.method.image_encoder.kind == "cnn":
+            require_stages(self.method.image_encoder, images.shape[-1])
+        if not uses_image_encoder(self.method, images):
+            raise UserError(
+                "the method's image features do not come from its image_encoder, and it gives no feature maps of the "
+                "network they come from",
+                where=self.where,
+                fix="override feature_maps (mlip/contract.py), or leave detection and segmentation out",
+            )
+
+    def _demand_shapes(self, maps: list[Tensor]) -> None:
+        sizes = [tuple(m.shape[2:]) for m in maps]
+        if self.kind == "grid":
+            fits = maps[0].ndim == 4 and sizes[0][0] == sizes[0][1] and self.side % sizes[0][0] == 0
+        else:
+            fits = self.side % 32 == 0 and sizes == [(self.side // s, self.side // s) for s in STRIDES]
+        if not fits:
+            raise UserError(
+                f"feature maps of {', '.join('x'.join(map(str, s)) for s in sizes) or 'nothing'} cells for images of "
+                f"{self.side} pixels are neither strides 4, 8, 16, 32 nor one grid that tiles the image",
+                where=self.where if self._own else "encoders",
+                fix="see feature_maps in mlip/contract.py"
+                if self._own
+                else "choose another image encoder or image_size",
+            )
 
 
 class FrozenFeatures:
@@ -67,14 +95,14 @@ class FrozenFeatures:
 
     Parameters
     ----------
-    maps : the frozen encoder.
+    maps : the frozen method's maps.
     images : uint8 [N, S, S], may be memory-mapped.
     rows : every row that may be asked for; memory is only touched for those that are.
     device : where batches go.
     """
 
-    def __init__(self, maps: EncoderMaps, images: np.ndarray, rows: np.ndarray, device: torch.device) -> None:
-        self.maps, self.images, self.device = maps.to(device), images, device
+    def __init__(self, maps: MethodMaps, images: np.ndarray, rows: np.ndarray, device: torch.device) -> None:
+        self.maps, self.images, self.device = maps, images, device
         rows = np.unique(rows)
         size = 4 * len(rows) * sum(int(np.prod(shape)) for shape in maps.shapes)
         self.cached = size <= CACHE_BYTES

@@ -1,0 +1,68 @@
+"""Whether a study's encoders can be built at all, told before the run: nothing is downloaded and nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from mlip.encoders.bert_weights import check_bert
+from mlip.encoders.image import STRIDES, ImageEncoder
+from mlip.encoders.text import require_heads, require_positions
+from mlip.errors import UserError
+from mlip.text.tokenisation import pretrained_source
+
+if TYPE_CHECKING:
+    from mlip.study import Study, TextEncoderConfig
+
+
+def check_encoders(study: Study, kinds: Collection[Literal["cnn", "vit"]], stages: bool = False) -> None:
+    """Build the study's encoders on the device ``meta``, with the names and shapes of their weights files.
+
+    What only a hub can tell is not asked: of ``pretrained: hub`` it is checked that timm lists weights, a hub name of a
+    text encoder is taken as it is.
+
+    Parameters
+    ----------
+    kinds : the kinds of image encoder that the study's rows use; the others are not looked at.
+    stages : whether a task builds on a CNN's four stages (detection, segmentation).
+
+    Raises
+    ------
+    UserError : the first encoder that cannot be built; names ``encoders.cnn``, ``encoders.vit`` or ``encoders.text``, or
+        the weights file, and the fix.
+    """
+    for kind in sorted(set(kinds)):
+        config = study.encoders.cnn if kind == "cnn" else study.encoders.vit
+        if ":" in config.name:  # `hf-hub:owner/model`
+            continue
+        with torch.device("meta"):
+            encoder = ImageEncoder(config, kind, study.image_size, hub=False)
+        if stages and kind == "cnn":
+            require_stages(encoder, study.image_size)
+    _check_text(study.encoders.text)
+
+
+def require_stages(encoder: ImageEncoder, image_size: int) -> None:
+    """Raise UserError unless a CNN has the stages that dense tasks build on, and images of ``image_size`` fit them."""
+    encoder.require_stages()
+    side = encoder.map_side(image_size)
+    if side % STRIDES[-1]:
+        raise UserError(
+            f"images of {side} pixels are no multiple of {STRIDES[-1]}, the stride of the CNN; detection and segmentation "
+            "need it",
+            where="encoders.cnn",
+            fix="choose an image_size that is one, e.g. 96 or 224",
+        )
+
+
+def _check_text(config: TextEncoderConfig) -> None:
+    if not config.pretrained:
+        require_heads(config)
+        return
+    source = pretrained_source(config.pretrained)
+    if Path(source).is_dir():
+        found = check_bert(Path(source))
+        require_positions(source, int(found.get("max_position_embeddings", 512)), config.max_tokens)

@@ -1,0 +1,159 @@
+"""Which timm model an encoder is: built by name or from our own sizes, and refused where it does not fit its kind."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+from timm.layers import Attention, HybridEmbed
+from timm.models import get_pretrained_cfg
+from timm.models.resnet import BasicBlock, ResNet
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_hybrid import ConvStem
+from torch import nn
+
+from mlip.encoders.weights import load_strict
+from mlip.errors import UserError
+from mlip.study import ImageEncoderConfig
+
+OWN = ("resnet", "vit")  # names of ours, whose sizes are given in `args`
+
+
+def timm_model(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: int, hub: bool = True) -> nn.Module:
+    """The model without its classifier, with the weights that the configuration names.
+
+    Parameters
+    ----------
+    size : side in pixels of the images that it will see.
+    hub : whether ``pretrained: hub`` downloads; False builds the model as it is.
+
+    Raises
+    ------
+    UserError : timm does not know the name or refuses the arguments, the model does not fit its kind or the image size,
+        or the weights file does not fit strictly.
+    """
+    where = f"encoders.{kind}"
+    args = dict(config.args)
+    _require_known(config, where)
+    try:
+        if config.name == "resnet":
+            model: nn.Module = ResNet(BasicBlock, num_classes=0, **args)  # type: ignore[arg-type]
+        elif config.name == "vit":
+            if stem := args.pop("stem_channels", None):
+                args["embed_layer"] = _conv_stem(stem, args.get("patch_size", 16), args.get("embed_dim", 768))
+            model = VisionTransformer(img_size=size, num_classes=0, **args)
+        else:
+            if is_fixed_size(config.name):
+                args.setdefault("img_size", size)
+            pretrained = hub and config.pretrained == "hub"
+            model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **args)
+    except UserError:
+        raise
+    except Exception as error:  # timm's constructors raise anything, from AssertionError to KeyError
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"timm cannot build {config.name!r} ({reason})",
+            where=where,
+            fix="see timm.list_models() and the model's args",
+        ) from None
+    (_require_vit if kind == "vit" else _require_cnn)(model, config.name, size)
+    if config.pretrained and config.pretrained != "hub":
+        load_strict(model, Path(config.pretrained), f"{where}.pretrained")
+    return model
+
+
+def _require_known(config: ImageEncoderConfig, where: str) -> None:
+    """The name is one of timm's or ours, and has weights on the hub where those are asked for."""
+    name = config.name
+    if ":" in name:  # `hf-hub:owner/model`, which only the hub can tell about
+        return
+    if name not in OWN and not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*OWN, *timm.list_models()], n=3)
+        problem = f"timm knows no model {name!r}"
+        raise UserError(
+            problem, where=where, fix=f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
+        )
+    if config.pretrained == "hub":
+        try:
+            has_weights = name not in OWN and bool(getattr(get_pretrained_cfg(name), "has_weights", False))
+        except RuntimeError as error:  # an unknown tag after the dot
+            raise UserError(
+                f"timm refuses {name!r} ({error})", where=where, fix="correct the tag after the dot"
+            ) from None
+        if not has_weights:
+            raise UserError(
+                f"there are no weights of {name!r} on timm's hub",
+                where=f"{where}.pretrained",
+                fix="give a weights file, or leave `pretrained` out to start from random weights",
+            )
+
+
+def is_fixed_size(name: str) -> bool:
+    """Whether a timm model is built for images of one size (transformers, CLIP's ResNets), by timm's own record."""
+    if name in OWN:
+        return name == "vit"
+    if ":" in name:
+        return False
+    cfg = get_pretrained_cfg(name)
+    return bool(cfg is not None and cfg.fixed_input_size)
+
+
+def _require_vit(model: nn.Module, name: str, size: int) -> None:
+    where = "encoders.vit"
+    if not isinstance(model, VisionTransformer):
+        raise UserError(
+            f"{name!r} is not a vit: timm builds a {type(model).__name__}",
+            where=where,
+            fix="put it under encoders.cnn if it has stages, else name a plain vision transformer",
+        )
+    if not model.has_class_token or isinstance(model.norm, nn.Identity):
+        raise UserError(f"{name!r} has no class token after a last norm", where=where, fix="choose a ViT that has one")
+    if not isinstance(getattr(model.blocks[-1], "attn", None), Attention):
+        raise UserError(
+            f"the blocks of {name!r} have no plain self-attention", where=where, fix="choose a plain vision transformer"
+        )
+    patch: Any = model.patch_embed.patch_size
+    sides = set(patch) if isinstance(patch, tuple) else {patch}
+    if len(sides) > 1 or size % next(iter(sides)):
+        raise UserError(
+            f"images of {size} pixels are no multiple of the patch size {'x'.join(map(str, sorted(sides)))}",
+            where=where,
+            fix="change image_size, input_size or the model",
+        )
+
+
+def _require_cnn(model: nn.Module, name: str, size: int) -> None:
+    where = "encoders.cnn"
+    fix = "name a timm model with stages of stride 4, 8, 16 and 32"
+    if isinstance(model, VisionTransformer):
+        raise UserError(f"{name!r} is not a cnn", where=where, fix="put it under encoders.vit")
+    if not hasattr(model, "forward_intermediates") or not hasattr(model, "forward_head"):
+        raise UserError(f"timm gives no intermediate features of {name!r}", where=where, fix=fix)
+    reductions = {int(stage["reduction"]) for stage in model.feature_info}  # type: ignore[union-attr]
+    if len(reductions) < 2:
+        raise UserError(f"{name!r} is not a cnn: it has no stages of growing stride", where=where, fix=fix)
+    if 16 not in reductions:
+        raise UserError(f"{name!r} has no stage of stride 16", where=where, fix=fix)
+
+
+def _conv_stem(channels: list[int], patch_size: int, dim: int) -> Any:
+    """Embedding by 3x3 convolutions of stride 2 and a last 1x1, as in Xiao et al., "Early Convolutions Help Transformers
+    See Better" (NeurIPS 2021): from scratch on a few thousand films a ViT with linear patches hardly learns.
+
+    A token then sees ``2^(n+1) - 1`` pixels a side: its patch and most of the one above and the one to the left.
+    """
+    if 2 ** len(channels) != patch_size:
+        problem = f"stem_channels {channels} halve {len(channels)} times, patch_size is {patch_size}"
+        raise UserError(problem, where="encoders.vit.args", fix="give log2(patch_size) channels")
+    count = len(channels)
+    stem = ConvStem(
+        depth=count + 1, channels=(*channels, dim), kernel_size=(3,) * count + (1,), stride=(2,) * count + (1,)
+    )
+
+    def embed(img_size: int, embed_dim: int, **kwargs: Any) -> HybridEmbed:
+        kwargs.pop("patch_size")  # the stem has done it
+        return HybridEmbed(stem, img_size=img_size, embed_dim=embed_dim, proj=False, **kwargs)
+
+    return embed

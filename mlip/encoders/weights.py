@@ -1,0 +1,130 @@
+"""Weights files of image encoders, loaded strictly: what is missing, left over or of another shape is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from timm.models import clean_state_dict, load_state_dict
+from torch import Tensor, nn
+
+from mlip.errors import UserError
+
+HEADS = ("fc", "head", "head_dist", "classifier")  # what timm and torchvision call their classifiers
+SAVE_ANEW = "save the model's state dict alone, e.g. with safetensors.torch.save_file, and give that"
+
+
+def load_strict(model: nn.Module, path: Path, key: str) -> None:
+    """Load the weights of an image model; only a classifier, which the encoder does not have, may be left over.
+
+    The file holds a state dict, by itself or under ``state_dict_ema``, ``model_ema``, ``state_dict`` or ``model`` (the
+    first of these, as :func:`timm.models.load_state_dict` takes it); ``module.`` before the names is passed over. A
+    model on the device ``meta`` gets no values, so that a file can be checked before the run.
+
+    Parameters
+    ----------
+    key : the study's key that names the file, for the error.
+
+    Raises
+    ------
+    UserError : there is no such file, it is no state dict, or it does not fit tensor by tensor.
+    """
+    if not path.is_file():
+        raise UserError("there is no such weights file", where=path, fix=f"correct {key}, or use `hub`")
+    meta = any(p.is_meta for p in model.parameters())
+    state, wanted = read_state(path, key, meta), model.state_dict()
+    state = {name: value for name, value in state.items() if not _is_classifier(name, model, wanted)}
+    shapes = {n: (tuple(state[n].shape), tuple(v.shape)) for n, v in wanted.items() if n in state}
+    wrong = [f"{n} {list(a)} instead of {list(b)}" for n, (a, b) in shapes.items() if a != b]
+    if wrong:
+        raise misfit(path, key, {"of another shape": wrong})
+    # torch itself fills in `num_batches_tracked`, which old files lack, so that it is asked what is missing
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=False)
+    if missing or unexpected:
+        raise misfit(path, key, {"missing": missing, "unexpected": unexpected})
+
+
+def misfit(path: str | Path, key: str, problems: dict[str, Iterable[str]]) -> UserError:
+    """The error for weights that do not fit: for each kind of problem the number of tensors and the first three."""
+    parts = []
+    for kind, names in problems.items():
+        names = sorted(names)
+        if names:
+            parts.append(f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
+    return UserError(
+        f"does not fit, tensors: {'; '.join(parts)}",
+        where=path,
+        fix=f"give the weights of this very model and size in {key}",
+    )
+
+
+def read_state(path: Path, key: str, meta: bool = False, wrapped: bool = True) -> dict[str, Tensor]:
+    """The state dict in a weights file, out of its wrappers.
+
+    Parameters
+    ----------
+    key : the study's key that names the file, for the error.
+    meta : give tensors on the device ``meta``: names and shapes without the values.
+    wrapped : whether the state dict may be inside another dictionary, and ``module.`` before its names.
+
+    Raises
+    ------
+    UserError : the file is empty, a text, damaged, needs code to be read, or holds no tensor by name.
+    """
+    with path.open("rb") as file:
+        head = file.read(256)
+    if not head:
+        raise UserError("the weights file is empty", where=path, fix=f"copy the file of {key} anew")
+    if "".join(head.decode("utf-8", errors="ignore").split()).isprintable():  # any weights file has a zero byte here
+        raise UserError(
+            "is a text, not weights (a git-lfs pointer or a web page?)",
+            where=path,
+            fix=f"download the file of {key} itself",
+        )
+    try:
+        state: Any = _headers(path) if meta and path.suffix == ".safetensors" else _load(path, meta, wrapped)
+    except AttributeError:  # timm asks a dictionary's items of it
+        raise UserError("holds no dictionary of tensors", where=path, fix=f"{SAVE_ANEW} in {key}") from None
+    except Exception as error:  # unpicklers and archives raise anything on damaged files
+        raise UserError(
+            f"cannot be read as weights ({first_line(error)})", where=path, fix=f"{SAVE_ANEW} in {key}"
+        ) from None
+    tensors = {n: v for n, v in state.items() if isinstance(n, str) and isinstance(v, Tensor)}
+    if not tensors:
+        raise UserError(f"holds no tensor by name, only {_keys(state)}", where=path, fix=f"{SAVE_ANEW} in {key}")
+    return tensors
+
+
+def _load(path: Path, meta: bool, wrapped: bool) -> dict[str, Any]:
+    device = "meta" if meta else "cpu"
+    if wrapped or path.suffix == ".safetensors":
+        return load_state_dict(str(path), device=device, weights_only=True)
+    return dict(torch.load(path, map_location=device, weights_only=True).items())
+
+
+def _headers(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        state = {n: torch.empty(file.get_slice(n).get_shape(), device="meta") for n in file.keys()}  # noqa: SIM118
+    return clean_state_dict(state)
+
+
+def _is_classifier(name: str, model: nn.Module, wanted: dict[str, Tensor]) -> bool:
+    """Whether a tensor is of a classifier that the model, built without one, does not have."""
+    named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    heads = {*HEADS, *((named,) if isinstance(named, str) else named)}
+    absent = [h for h in heads if not any(w.startswith(f"{h}.") for w in wanted)]
+    return any(name.startswith(f"{h}.") for h in absent)
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says first, in at most 200 characters; its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return " ".join(lines[0].split())[:200] if lines else type(error).__name__
+
+
+def _keys(state: dict[Any, Any]) -> str:
+    names = [str(name) for name in state]
+    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else "an empty dictionary"
