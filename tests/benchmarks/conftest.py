@@ -69,6 +69,7 @@ class World:
                 **{f"label.{k}": v.astype(np.float32) for k, v in labels.items()},
                 "boxes": [[] for _ in range(count)],
                 "box_categories": [[] for _ in range(count)],
+                "boxes_known": True,
                 "mask_row": -1,
                 "width": SIDE,
                 "height": SIDE,

@@ -106,7 +106,8 @@ class _Data:
         self.truth: list[ImageBoxes] = read_truth(self.store.records, self.categories)
         self.positive = np.array([len(t) > 0 for t in self.truth], dtype=bool)
         reader = job.study.datasets[job.dataset].reader
-        known = self.positive if self.protocol.unlabelled_if_empty[reader] else np.ones_like(self.positive)
+        believed = self.store.records["boxes_known"].to_numpy(bool)  # else a film without boxes is no true negative
+        known = self.positive if self.protocol.unlabelled_if_empty[reader] else believed
         self.rows: KnownRows = KnownRows(job, self.store, known)
         self.test = self.rows.part("test")
 
