@@ -45,6 +45,11 @@ class Store:
         """float32 [N]: 1, 0, -1 uncertain, NaN unknown."""
         return self.records[f"label.{name}"].to_numpy()
 
+    @property
+    def flat_rows(self) -> np.ndarray:
+        """int64 [n]: rows of films of one grey level."""
+        return np.flatnonzero(self.records["flat"].to_numpy(bool))
+
 
 def open_store(folder: Path) -> Store:
     """Open a finished store.
@@ -63,7 +68,7 @@ def open_store(folder: Path) -> Store:
         raise UserError(f"is no complete image store ({error})", where=folder, fix="build it again") from None
     if not len(records) == len(images) == manifest["count"]:
         raise UserError("records and images differ in number", where=folder, fix="delete the folder and build it again")
-    if "boxes_known" not in records:
+    if not {"boxes_known", "flat"} <= set(records):
         raise UserError("was built by an older version", where=folder, fix="delete the folder and build it again")
     # Parquet's nested lists come back as arrays of arrays.
     boxes = [[[float(v) for v in box] for box in of_image] for of_image in records["boxes"]]
@@ -232,6 +237,7 @@ def _table(
         "mask_row": pa.array([int(mask_rows[i]) for i in keep], pa.int64()),
         "width": pa.array([outcome[i]["width"] for i in keep], pa.int64()),
         "height": pa.array([outcome[i]["height"] for i in keep], pa.int64()),
+        "flat": pa.array([outcome[i]["flat"] for i in keep], pa.bool_()),
         "dhash": pa.array([outcome[i]["dhash"] for i in keep], pa.uint64()),
     }
     return pa.table(columns)

@@ -70,6 +70,7 @@ class World:
                 "boxes": [[] for _ in range(count)],
                 "box_categories": [[] for _ in range(count)],
                 "boxes_known": True,
+                "flat": False,
                 "mask_row": -1,
                 "width": SIDE,
                 "height": SIDE,
