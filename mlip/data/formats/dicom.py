@@ -97,7 +97,8 @@ def grey_levels(levels: np.ndarray, data: Dataset) -> np.ndarray:
         values, depth = _look_up(np.rint(values).astype(np.int64), data, "VOILUTSequence")
         low, high = 0.0, 2.0**depth - 1
     elif (window := _window(data)) is not None:
-        values, low, high = apply_windowing(values.astype(np.float64), *window), 0.0, _WINDOWED
+        with np.errstate(over="ignore"):  # the sigmoid of values far outside the window
+            values, low, high = apply_windowing(values.astype(np.float64), *window), 0.0, _WINDOWED
     values = values.astype(np.float64)
     if high == low:
         return np.zeros(len(levels), np.uint8)
