@@ -108,7 +108,8 @@ def build_store(name: str, study: Study, workers: int) -> None:
     mask_rows = np.where(masked, np.cumsum(masked) - 1, -1)
     job = DecodeJob(reader, partial, study.image_size, bool(masked.any()))
     done = prepare(job, records, int(masked.sum()), {"reader": config.reader, "version": version})
-    outcome = decode_all(job, records, mask_rows, done, workers, name)
+    with room(partial.parent, len(records) * ROW_BYTES):  # the journal's
+        outcome = decode_all(job, records, mask_rows, done, workers, name)
 
     failed = [i for i, row in enumerate(outcome) if "error" in row]
     listing = folder.with_name(f"{name}.unreadable.txt")
