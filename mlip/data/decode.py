@@ -107,8 +107,7 @@ def prepare(job: DecodeJob, records: list[Record], masks: int, key: dict[str, An
             raise
     done = _read_journal(journal) if taken_over else {}
     # Written again so that a torn last line is not continued.
-    with journal.open("w", encoding="utf-8") as file:
-        file.writelines(_line(start, rows) for start, rows in done.items())
+    journal.write_text("".join(_line(start, rows) for start, rows in done.items()), encoding="utf-8")
     return done
 
 

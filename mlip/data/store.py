@@ -20,7 +20,7 @@ from mlip.data.decode import HELD, ROW_BYTES, DecodeJob, decode_all, drop_rows, 
 from mlip.data.privacy import hash_id, read_salt
 from mlip.data.records import Box, Reader, Record
 from mlip.data.space import room
-from mlip.data.targets import FLAT, NO_BOX_LEFT, boxes_known, sound_boxes
+from mlip.data.targets import FLAT, NO_BOX_LEFT, boxes_known, sound_boxes, words
 from mlip.errors import UserError
 from mlip.log import logger
 from mlip.paths import StudyPaths
@@ -164,7 +164,7 @@ def build_store(name: str, study: Study, workers: int) -> None:
         shutil.rmtree(folder)
     partial.rename(folder)
     if findings:
-        logger.warning("%s: %s", name, ", ".join(f"{count:,} {what}" for what, count in findings.items()))
+        logger.warning("%s: %s", name, words(findings))
 
 
 def _findings(

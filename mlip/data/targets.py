@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -114,6 +114,11 @@ def examine(reader: Reader, record: Record) -> Counter[str]:
     if reader.mask_name and record.mask:
         counts[NO_MASK_PIXEL] += sound_mask(reader, record, (size[1], size[0])) is None
     return +counts
+
+
+def words(counts: Mapping[str, int]) -> str:
+    """The counts in one line for people."""
+    return ", ".join(f"{what} ({count:,})" for what, count in sorted(counts.items()))
 
 
 def film_size(record: Record) -> tuple[int, int]:

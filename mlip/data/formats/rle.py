@@ -30,7 +30,8 @@ def decode(code: str, height: int, width: int) -> np.ndarray:
 
     Raises
     ------
-    UserError : as :func:`check`, or the code runs beyond the image.
+    UserError : the code is no list of pairs of whole numbers, a run has no length, begins before the end of the run before
+    (overlapping or falling) or ends beyond the image.
     """
     code = code.strip()
     if code in ("", "-1"):
@@ -48,18 +49,6 @@ def decode(code: str, height: int, width: int) -> np.ndarray:
     np.add.at(change, ends - lengths, 1)
     np.add.at(change, ends, -1)
     return (np.cumsum(change[:-1]) > 0).astype(np.uint8).reshape(width, height).T
-
-
-def check(code: str) -> None:
-    """What can be judged of a code without its image.
-
-    Raises
-    ------
-    UserError : it is no list of pairs of whole numbers, a run has no length, or one begins before the end of the run before
-    (overlapping or falling).
-    """
-    if (code := code.strip()) not in ("", "-1"):
-        _runs(code)
 
 
 def _runs(code: str) -> tuple[np.ndarray, np.ndarray]:
