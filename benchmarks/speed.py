@@ -67,7 +67,7 @@ def store(counts: tuple[int, int] = (500, 4000)) -> str:
     import cv2
 
     program = (  # VmHWM, because ru_maxrss of a child begins at what its parent held
-        "import re, sys; from mlip.data.store import build_store; from mlip.study import load_study; "
+        "import re, sys; from mlip.data.build import build_store; from mlip.study import load_study; "
         "build_store('nih', load_study(sys.argv[1]), 1); "
         "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     )

@@ -162,6 +162,10 @@ def _parts(item: _Data, report: AuditReport) -> None:
         _report_films(report, "warning", item, item, pairs[within], item.name, part, part)
     if not len(pairs):
         report.add("checked", "same film", item.name, "none has two ids of different patients")
+    if len(flat := item.store.flat_rows):  # of no film the same: they show nobody
+        ids = item.store.records.image_id.to_numpy()[flat]
+        named = [f"{item.name} row {row} ({image})" for row, image in zip(flat[:SHOWN], ids, strict=False)]
+        report.add("warning", "one grey level", item.name, f"{len(flat):,} films show nothing, e.g. {ids[0]}", named)
 
 
 def _films_of_two_patients(store: Store) -> np.ndarray:

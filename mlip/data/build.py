@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mlip.data.catalogue import resolve
-from mlip.data.decode import DecodeJob, decode_all, drop_rows, prepare
+from mlip.data.decode import HELD, ROW_BYTES, DecodeJob, decode_all, drop_rows, prepare
 from mlip.data.privacy import hash_id, read_salt
-from mlip.data.records import Reader, Record
+from mlip.data.records import Box, Reader, Record
+from mlip.data.space import room
+from mlip.data.targets import FLAT, NO_BOX_LEFT, boxes_known, sound_boxes, words
 from mlip.errors import UserError
+from mlip.log import logger
 from mlip.paths import StudyPaths
 from mlip.study import Study
 
@@ -25,14 +29,15 @@ def build_store(name: str, study: Study, workers: int, fingerprint: str = "") ->
     """Decode a data set into ``StudyPaths(study).data(name)``.
 
     Chunks of films are decoded by ``workers`` processes straight into the memory map, so memory does not grow with the
-    data set. What is done is noted in ``<folder>.partial``: a build that was killed goes on where it stopped, and the
-    finished folder appears in one rename.
+    data set. The disk space is reserved first. What is done is noted in ``<folder>.partial``: a build that was killed goes on
+    where it stopped, and the finished folder appears in one rename.
 
-    Images that cannot be used are listed in ``<folder>.unreadable.txt``.
+    Images that cannot be used are listed in ``<folder>.unreadable.txt``. Boxes and masks that cannot be trained on are left
+    out (:mod:`mlip.data.targets`); the manifest's ``findings`` and a warning count them.
 
     Raises
     ------
-    UserError : the reader's check fails, or more images than ``datasets.<name>.max_corrupt`` cannot be decoded.
+    UserError : the reader's check fails, there is no room on the disk, or more images than ``datasets.<name>.max_corrupt`` cannot be decoded.
     """
     started = time.monotonic()
     reader, options = resolve(study, name)
@@ -51,7 +56,8 @@ def build_store(name: str, study: Study, workers: int, fingerprint: str = "") ->
     mask_rows = np.where(masked, np.cumsum(masked) - 1, -1)
     job = DecodeJob(reader, partial, study.image_size, bool(masked.any()))
     done = prepare(job, records, int(masked.sum()), {"reader": config.reader, "version": version})
-    outcome = decode_all(job, records, mask_rows, done, workers, name)
+    with room(partial.parent, len(records) * ROW_BYTES):  # the journal's
+        outcome = decode_all(job, records, mask_rows, done, workers, name)
 
     failed = [i for i, row in enumerate(outcome) if "error" in row]
     listing = folder.with_name(f"{name}.unreadable.txt")
@@ -64,10 +70,17 @@ def build_store(name: str, study: Study, workers: int, fingerprint: str = "") ->
         )
     salt = read_salt(paths.salt)
     keep = [i for i, row in enumerate(outcome) if "error" not in row]
-    if failed:
+    if not keep:
+        raise UserError(f"no image of {name} can be used", where=listing, fix="download the data set again")
+    unknown = [i for i in keep if outcome[i]["mask"]]
+    mask_rows[unknown] = -1
+    if failed or unknown:
         mask_rows = drop_rows(job, keep, mask_rows)
-    table = _table(reader, config.reader, records, outcome, keep, mask_rows, salt)
-    pq.write_table(table, partial / "records.parquet")
+    sound = {i: sound_boxes(records[i].boxes, (outcome[i]["width"], outcome[i]["height"])) for i in keep}
+    table = _table(
+        reader, config.reader, records, outcome, {i: boxes for i, (boxes, _) in sound.items()}, mask_rows, salt
+    )
+    findings = _findings(records, outcome, sound)
     manifest = {
         "dataset": name,
         "fingerprint": fingerprint,
@@ -87,16 +100,37 @@ def build_store(name: str, study: Study, workers: int, fingerprint: str = "") ->
         "uncertainty": reader.uncertainty,
         "notes": reader.notes(config.root, options),
         "label_counts": _label_counts(table, reader.labels),
+        "findings": findings,
         "seconds": round(time.monotonic() - started, 1),
     }
-    if reader.mask_name and not job.masked:  # declared by the workflow for every reader that may give masks
+    if reader.mask_name and not (partial / "masks.npy").is_file():
+        # The workflow declares it for every reader that may give masks.
         np.save(partial / "masks.npy", np.zeros((0, study.image_size, study.image_size), np.uint8))
-    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    (partial / HELD).unlink()
+    with room(partial.parent, len(keep) * ROW_BYTES):
+        pq.write_table(table, partial / "records.parquet")
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     for journal in ("key.json", "done.jsonl"):
-        (partial / journal).unlink()
+        (partial / journal).unlink(missing_ok=True)
     if folder.exists():  # an older build, or the empty folder that the workflow engine makes
         shutil.rmtree(folder)
     partial.rename(folder)
+    if findings:
+        logger.warning("%s: %s", name, words(findings))
+
+
+def _findings(
+    records: list[Record], outcome: list[dict[str, Any]], sound: dict[int, tuple[tuple[Box, ...], Counter[str]]]
+) -> dict[str, int]:
+    """How often the rules for grey values and targets (docs/datasets.md) dropped, cut or found something."""
+    counts: Counter[str] = Counter()
+    for i, (boxes, of_film) in sound.items():
+        counts += of_film
+        counts[NO_BOX_LEFT] += bool(records[i].boxes) and not boxes
+        counts[FLAT] += outcome[i]["flat"]
+        if outcome[i]["mask"]:
+            counts[outcome[i]["mask"]] += 1
+    return dict(sorted((+counts).items()))
 
 
 def _list_unreadable(path: Path, failed: list[tuple[Path, str]]) -> None:
@@ -112,11 +146,14 @@ def _table(
     namespace: str,
     records: list[Record],
     outcome: list[dict[str, Any]],
-    keep: list[int],
+    sound: dict[int, tuple[Box, ...]],
     mask_rows: np.ndarray,
     salt: bytes,
 ) -> pa.Table:
-    """The rows of ``records.parquet``: hashed identifiers, boxes in stored pixels."""
+    """The rows of ``records.parquet`` for the films with an entry in ``sound``, their boxes: hashed identifiers, boxes in stored
+    pixels.
+    """
+    keep = list(sound)
 
     def boxes(i: int) -> list[list[float]]:
         at = outcome[i]
@@ -127,7 +164,7 @@ def _table(
                 b.width * at["scale"],
                 b.height * at["scale"],
             ]
-            for b in records[i].boxes
+            for b in sound[i]
         ]
 
     def hashed(kind: str, attribute: str) -> list[str]:
@@ -148,10 +185,12 @@ def _table(
         columns[f"label.{label}"] = pa.array(values, pa.float32())  # NaN stays NaN, it is not null
     columns |= {
         "boxes": pa.array([boxes(i) for i in keep], pa.list_(pa.list_(pa.float32()))),
-        "box_categories": pa.array([[b.category for b in records[i].boxes] for i in keep], pa.list_(text)),
+        "box_categories": pa.array([[b.category for b in sound[i]] for i in keep], pa.list_(text)),
+        "boxes_known": pa.array([boxes_known(reader, records[i], sound[i]) for i in keep], pa.bool_()),
         "mask_row": pa.array([int(mask_rows[i]) for i in keep], pa.int64()),
         "width": pa.array([outcome[i]["width"] for i in keep], pa.int64()),
         "height": pa.array([outcome[i]["height"] for i in keep], pa.int64()),
+        "flat": pa.array([outcome[i]["flat"] for i in keep], pa.bool_()),
         "dhash": pa.array([outcome[i]["dhash"] for i in keep], pa.uint64()),
     }
     return pa.table(columns)

@@ -21,11 +21,18 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mlip.data.formats.files import is_flat
 from mlip.data.records import Reader, Record
+from mlip.data.space import allocate, room
+from mlip.data.targets import NO_MASK_PIXEL, VANISHED, sound_mask
 from mlip.errors import UserError
 from mlip.workers import forked
 
 CHUNK = 64  # images decoded between two entries of the resume journal
+HELD, ROW_BYTES = (
+    "held.npy",
+    4096,
+)  # room for the tables until they are written, of each film: a report takes most of it
 
 
 def fit(image: np.ndarray, size: int) -> tuple[np.ndarray, float, int, int]:
@@ -57,14 +64,24 @@ class DecodeJob:
     size: int
     masked: bool
 
+    def bytes_of(self, images: int) -> int:
+        """What this number of images or masks takes on the disk."""
+        return images * self.size**2
+
 
 def prepare(job: DecodeJob, records: list[Record], masks: int, key: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-    """Allocate the partial folder, or take over one that a killed build of the same content left; its finished chunks."""
+    """Reserve the partial folder, or take over one that a killed build of the same content left; its finished chunks.
+
+    Raises
+    ------
+    UserError : there is not room for the whole store; nothing is left behind.
+    """
     digest = hashlib.sha256()
     for record in records:
         digest.update(repr((str(record.path), record.image_id, record.mask)).encode())
     key = {
         **key,
+        "format": 2,  # of the journal's rows
         "size": job.size,
         "count": len(records),
         "masks": masks,
@@ -72,26 +89,50 @@ def prepare(job: DecodeJob, records: list[Record], masks: int, key: dict[str, An
         "records": digest.hexdigest(),
     }
     folder, journal = job.folder, job.folder / "done.jsonl"
-    if (folder / "key.json").is_file() and json.loads((folder / "key.json").read_text()) == key:
-        done = {}
-        for line in journal.read_text().splitlines() if journal.is_file() else []:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                break  # the line that was being written when the build was killed
-            if not any("error" in row for row in entry["rows"]):  # else the files may have been repaired since
-                done[entry["start"]] = entry["rows"]
-        # Written again so that a torn last line is not continued.
-        journal.write_text("".join(json.dumps({"start": s, "rows": r}) + "\n" for s, r in done.items()))
-        return done
-    if folder.exists():
+    files = {folder / "images.npy": len(records)} | ({folder / "masks.npy": masks} if job.masked else {})
+    taken_over = _read_key(folder) == key and all(file.is_file() for file in files)
+    if not taken_over and folder.exists():
         shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (len(records), job.size, job.size)).flush()
-    if job.masked:
-        np.lib.format.open_memmap(folder / "masks.npy", "w+", np.uint8, (masks, job.size, job.size)).flush()
-    (folder / "key.json").write_text(json.dumps(key))  # last: a folder without it is started afresh
-    return {}
+    with room(folder.parent, job.bytes_of(len(records) + masks) + len(records) * ROW_BYTES):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for file, rows in files.items():
+                allocate(file, (rows, job.size, job.size))
+            allocate(folder / HELD, (len(records), ROW_BYTES))
+            if not taken_over:
+                (folder / "key.json").write_text(json.dumps(key), encoding="utf-8")  # last: else it is started afresh
+        except OSError:
+            if not taken_over:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+    done = _read_journal(journal) if taken_over else {}
+    # Written again so that a torn last line is not continued.
+    journal.write_text("".join(_line(start, rows) for start, rows in done.items()), encoding="utf-8")
+    return done
+
+
+def _read_key(folder: Path) -> Any:
+    try:
+        return json.loads((folder / "key.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent, or cut short by a kill or a full disk
+        return None
+
+
+def _read_journal(path: Path) -> dict[int, list[dict[str, Any]]]:
+    """The chunks of a killed build; those with an error are decoded again, their files may have been repaired since."""
+    done = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break  # the line that was being written when the build was killed
+        if not any("error" in row for row in entry["rows"]):
+            done[entry["start"]] = entry["rows"]
+    return done
+
+
+def _line(start: int, rows: list[dict[str, Any]]) -> str:
+    return json.dumps({"start": start, "rows": rows}) + "\n"
 
 
 def decode_all(
@@ -102,17 +143,19 @@ def decode_all(
     workers: int,
     name: str,
 ) -> list[dict[str, Any]]:
-    """Decode the chunks that are not done; per image the size and hash, or the error."""
+    """Decode the chunks that are not done; per image its size, place and hash, whether it is ``flat`` (of one grey level) and, where
+    its mask is unknown after all, ``mask``: why; or the error.
+    """
     todo = [s for s in range(0, len(records), CHUNK) if s not in done]
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        (job.folder / "done.jsonl").open("a") as journal,
+        (job.folder / "done.jsonl").open("a", encoding="utf-8") as journal,
         Progress(*bar, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress,
     ):
         task = progress.add_task(f"decode {name}", total=len(records), completed=sum(map(len, done.values())))
         for start, rows in _run_chunks(job, records, mask_rows, todo, workers):
             done[start] = rows
-            journal.write(json.dumps({"start": start, "rows": rows}) + "\n")
+            journal.write(_line(start, rows))
             journal.flush()
             progress.advance(task, len(rows))
     return [row for start in sorted(done) for row in done[start]]
@@ -158,15 +201,16 @@ def _decode_chunk(job: DecodeJob, start: int, records: list[Record], mask_rows: 
     for offset, (record, mask_row) in enumerate(zip(records, mask_rows, strict=True)):
         try:
             image = job.reader.load_image(record)
-            mask = job.reader.load_mask(record) if mask_row >= 0 else None
-            if mask is not None and mask.shape != image.shape:
-                raise UserError(f"the mask is {mask.shape} and the image {image.shape}", where=record.path)
+            mask = sound_mask(job.reader, record, image.shape) if mask_row >= 0 else None
         except UserError as error:
             rows.append({"error": error.problem})
             continue
         images[start + offset], scale, left, top = fit(image, job.size)
+        unknown = NO_MASK_PIXEL if mask is None and mask_row >= 0 else ""
         if mask is not None and masks is not None:
             masks[mask_row] = fit(mask.astype(np.float32), job.size)[0] >= 0.5
+            if mask.any() and not masks[mask_row].any():
+                unknown = VANISHED
         content = images[start + offset][top : job.size - top or None, left : job.size - left or None]
         height, width = image.shape
         rows.append(
@@ -177,6 +221,8 @@ def _decode_chunk(job: DecodeJob, start: int, records: list[Record], mask_rows: 
                 "left": left,
                 "top": top,
                 "dhash": difference_hash(content),
+                "flat": is_flat(image),
+                "mask": unknown,
             }
         )
     images.flush()
@@ -186,22 +232,35 @@ def _decode_chunk(job: DecodeJob, start: int, records: list[Record], mask_rows: 
 
 
 def drop_rows(job: DecodeJob, keep: list[int], mask_rows: np.ndarray) -> np.ndarray:
-    """Copy the arrays without the rows of unreadable images; the new mask rows (of all images, -1 where dropped)."""
+    """Copy the arrays without the rows of unreadable images and unknown masks; the new mask rows (of all images, -1 where there
+    is none).
 
-    def compact(file: str, rows: list[int]) -> None:
-        source = np.load(job.folder / file, mmap_mode="r")
-        target = np.lib.format.open_memmap(job.folder / f"new-{file}", "w+", np.uint8, (len(rows), job.size, job.size))
-        for begin in range(0, len(rows), 1024):
-            target[begin : begin + 1024] = source[rows[begin : begin + 1024]]
-        target.flush()
-        (job.folder / f"new-{file}").replace(job.folder / file)
-
+    Raises
+    ------
+    UserError : there is no room for the copy; the folder is left as it was, to go on from.
+    """
     kept = [i for i in keep if mask_rows[i] >= 0]
     renumbered = np.full_like(mask_rows, -1)
     renumbered[kept] = np.arange(len(kept))
+    copies = {"images.npy": keep} | ({"masks.npy": mask_rows[kept].tolist()} if kept else {})
+    new = {file: job.folder / f"new-{file}" for file in copies}
+    with room(job.folder.parent, job.bytes_of(sum(map(len, copies.values())))):
+        try:
+            for file, rows in copies.items():
+                new[file].unlink(missing_ok=True)
+                allocate(new[file], (len(rows), job.size, job.size))
+        except OSError:
+            for path in new.values():
+                path.unlink(missing_ok=True)
+            raise
+    for file, rows in copies.items():
+        source, target = np.load(job.folder / file, mmap_mode="r"), np.load(new[file], mmap_mode="r+")
+        for begin in range(0, len(rows), 1024):
+            target[begin : begin + 1024] = source[rows[begin : begin + 1024]]
+        target.flush()
     (job.folder / "key.json").unlink()  # from here on the folder no longer matches its journal
-    compact("images.npy", keep)
-    if job.masked:
-        compact("masks.npy", mask_rows[kept].tolist())
-    (job.folder / "key.json").write_text("{}")
+    for file, path in new.items():
+        path.replace(job.folder / file)
+    if not kept:
+        (job.folder / "masks.npy").unlink(missing_ok=True)
     return renumbered

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from mlip.data.formats.files import is_flat
 from mlip.errors import UserError
 
 
@@ -120,14 +121,15 @@ class Reader(ABC):
         UserError : the file is missing or cannot be decoded.
         """
 
-    def probe(self, record: Record) -> None:
-        """Make sure that an image can be decoded; readers of formats that allow it do so without decoding every pixel.
+    def probe(self, record: Record) -> bool:
+        """Make sure that an image can be decoded, and say whether it has more than one grey level; readers of formats that allow
+        it do so without decoding every pixel.
 
         Raises
         ------
         UserError : as :meth:`load_image`.
         """
-        self.load_image(record)
+        return not is_flat(self.load_image(record))
 
     def notes(self, root: Path, options: Any) -> list[str]:
         """What a reader of the tables must know about these records; kept in the store's manifest."""

@@ -34,6 +34,11 @@ class Store:
         """float32 [N]: 1, 0, -1 uncertain, NaN unknown."""
         return self.records[f"label.{name}"].to_numpy()
 
+    @property
+    def flat_rows(self) -> np.ndarray:
+        """int64 [n]: rows of films of one grey level."""
+        return np.flatnonzero(self.records["flat"].to_numpy(bool))
+
 
 def open_store(folder: Path) -> Store:
     """Open a finished store.
@@ -47,12 +52,14 @@ def open_store(folder: Path) -> Store:
         manifest = json.loads((folder / "manifest.json").read_text())
         images = np.load(folder / "images.npy", mmap_mode="r")
         masks = np.load(folder / "masks.npy", mmap_mode="r") if (folder / "masks.npy").is_file() else None
-        masks = masks if masks is not None and len(masks) else None
         records = pd.read_parquet(folder / "records.parquet")
+        masks = masks if masks is not None and len(masks) else None
     except (OSError, ValueError) as error:
         raise UserError(f"is no complete image store ({error})", where=folder, fix="build it again") from None
     if not len(records) == len(images) == manifest["count"]:
         raise UserError("records and images differ in number", where=folder, fix="delete the folder and build it again")
+    if not {"boxes_known", "flat"} <= set(records):
+        raise UserError("was built by an older version", where=folder, fix="delete the folder and build it again")
     # Parquet's nested lists come back as arrays of arrays.
     boxes = [[[float(v) for v in box] for box in of_image] for of_image in records["boxes"]]
     categories = [list(names) for names in records["box_categories"]]

@@ -77,6 +77,8 @@ class World:
                 **{f"label.{k}": v.astype(np.float32) for k, v in labels.items()},
                 "boxes": [[] for _ in range(count)],
                 "box_categories": [[] for _ in range(count)],
+                "boxes_known": True,
+                "flat": False,
                 "mask_row": -1,
                 "width": SIDE,
                 "height": SIDE,

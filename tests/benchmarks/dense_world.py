@@ -74,6 +74,7 @@ def plant(config: Study, count: int = 24, categories: tuple[str, ...] = ("Pneumo
     records = pd.DataFrame({"row": range(count), "image_id": ids, "patient_id": ids, "study_id": ids})
     records["view"] = records["official_split"] = records["report"] = ""
     records["boxes"], records["box_categories"], records["mask_row"] = boxes, names, mask_row
+    records["boxes_known"], records["flat"] = True, False
     records["width"] = records["height"] = SIZE
     records["dhash"] = "0"
     records.to_parquet(folder / "records.parquet")

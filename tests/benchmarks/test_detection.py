@@ -15,6 +15,7 @@ from benchmarks.scores.metrics import METRICS
 from benchmarks.tasks.catalogue import read_protocol
 from benchmarks.tasks.detection import TASK
 from mlip.errors import UserError
+from mlip.paths import StudyPaths
 from tests.benchmarks import dense_world as world
 
 torch.set_num_threads(1)
@@ -149,3 +150,52 @@ def test_check_names_what_does_not_fit(tmp_path: Path) -> None:
     silent = protocol.model_copy(update={"unlabelled_if_empty": {}})
     with pytest.raises(UserError, match="true negative"):
         TASK.check(silent, source_of(world.study(tmp_path), "squares"), world.study(tmp_path))
+
+
+def test_films_whose_boxes_are_not_believed_are_left_out(tmp_path: Path) -> None:
+    config = world.study(tmp_path)
+    world.plant(config)
+    path = StudyPaths(config).data("squares") / "records.parquet"
+    records = pd.read_parquet(path)
+    records.loc[[0, 2], "boxes_known"] = False  # two of the empty films
+    records.to_parquet(path)
+    table = TASK.run_control(world.job(TASK, config, method="prior-box"))
+    assert len(table) == 22
+    assert sum(table.scores[0]) == pytest.approx(12 / 22), "share of the training films that are known"
+
+
+@pytest.mark.parametrize("box", [[20.0, 20, 0, 0], [5, 40, 25, 0], [30, 30, -5, 9], [5, 5, float("nan"), 9]], ids=str)
+def test_a_box_without_area_is_refused_when_the_truth_is_read(box: list[float]) -> None:
+    from benchmarks.tasks.detection.boxes import read_truth
+
+    records = pd.DataFrame({"boxes": [[[4.0, 6, 10, 20]], [box]], "box_categories": [["a"], ["a"]]})
+    with pytest.raises(UserError, match=r"records\.parquet: a box has no area or is not finite.* Fix: delete"):
+        read_truth(records, ["a"])
+
+
+def test_a_box_that_overlaps_nothing_never_reaches_the_matcher(tmp_path: Path) -> None:
+    """Of such a box every anchor beside no box is the best match: all of them would be foreground."""
+    from benchmarks.tasks.detection.boxes import ImageBoxes
+    from benchmarks.tasks.detection.model import Detector, build_retinanet
+    from benchmarks.tasks.shared.dense.features import FrozenFeatures
+
+    config = world.study(tmp_path)
+    protocol = read_protocol("detection", "strict")
+    from benchmarks.tasks.shared.dense.features import MethodMaps
+
+    maps = MethodMaps(world.method(world.encoder(config, "cnn")), world.SIZE, "here", protocol.levels)
+    detector = Detector(build_retinanet(maps, protocol, 1), maps, world.SIZE)
+    images = np.random.default_rng(0).integers(0, 255, (1, world.SIZE, world.SIZE)).astype(np.uint8)
+    batch = FrozenFeatures(maps, images, np.arange(1), torch.device("cpu")).batch(np.arange(1))
+    good, side = [4.0, 6, 10, 20], float(world.SIZE)
+    assert torch.isfinite(detector.loss(batch, [ImageBoxes(np.array([good]), np.zeros(1, np.int64))]))
+    for box in (
+        [20.0, 20, 0, 0],
+        [5, 40, 1e-14, 9],
+        [30, 30, -5, 9],
+        [side, 5, 9, 9],
+        [-9, 5, 9, 9],
+        [5, 5, np.nan, 9],
+    ):
+        with pytest.raises(ValueError, match="a true box overlaps no part of the image"):
+            detector.loss(batch, [ImageBoxes(np.array([good, box]), np.zeros(2, np.int64))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import cv2
@@ -11,13 +12,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
+from mlip.data import duplicates
 from mlip.data.audit import AuditReport, audit
 from mlip.data.build import build_store
+from mlip.data.decode import difference_hash
 from mlip.data.division import build_splits
-from mlip.data.duplicates import candidates, near_duplicates
+from mlip.data.duplicates import CROWD, joins, near_duplicates
+from mlip.data.formats.files import is_flat
 from mlip.data.splits import content_hash, read_splits
-from mlip.data.store import open_store
+from mlip.data.store import Store, open_store
 from mlip.errors import UserError
 from mlip.paths import StudyPaths
 from mlip.study import Study
@@ -27,7 +33,7 @@ from tests.data.layouts import WRITERS, film, study_of, write_covidx, write_dico
 def built(study: Study) -> Study:
     for name in study.datasets:
         build_store(name, study, 1)
-        build_splits(name, study)
+        build_splits(name, study, max(t.draws for t in study.tasks.values()))
     return study
 
 
@@ -190,7 +196,7 @@ def test_candidates_are_exactly_the_close_hashes(rng: np.random.Generator) -> No
     for k in range(60):  # plant neighbours at distances 0..3
         flips = rng.choice(64, k % 4, replace=False)
         b[k] = a[k] ^ np.bitwise_or.reduce(np.uint64(1) << flips.astype(np.uint64), initial=np.uint64(0))
-    found = {(int(i), int(j)) for block in candidates(a, b) for i, j in zip(*block, strict=True)}
+    found = {(int(i), int(j)) for join in joins(a, b) for block in join.pairs() for i, j in zip(*block, strict=True)}
     distance = np.bitwise_count(a[:, None] ^ b[None])
     assert found == set(map(tuple, np.argwhere(distance <= 2).tolist()))
     assert len(found) == 45
@@ -206,3 +212,79 @@ def test_equal_hashes_without_equal_pixels_do_not_count(tmp_path: Path) -> None:
     again = open_store(StudyPaths(study).data("rsna"))
     again.records["dhash"] = np.uint64(7)
     assert near_duplicates(store, np.arange(4), again, np.arange(4)).tolist() == [[i, i] for i in range(4)]
+
+
+def planted(folder: Path, films: np.ndarray) -> Store:
+    """A store of these films [N, S, S], with the hashes that a build would give them."""
+    records = pd.DataFrame({"dhash": np.array([difference_hash(f) for f in films], np.uint64)})
+    names = [f"{i:016x}" for i in range(len(films))]
+    records = records.assign(flat=[is_flat(f) for f in films], image_id=names, patient_id=names)
+    return Store(folder, films, None, records, {"labels": []})
+
+
+def test_thousands_of_blank_films_are_the_same_as_none(tmp_path: Path) -> None:
+    blank = np.repeat(np.arange(5000, dtype=np.uint8) % 4 * 60, 32 * 32).reshape(-1, 32, 32)
+    films = np.concatenate([blank, [film(1, 32, 32), film(2, 32, 32), film(1, 32, 32)]])
+    store = planted(tmp_path, films)
+    started = time.monotonic()
+    rows = np.arange(len(films))
+    assert near_duplicates(store, rows, store, rows).tolist() == [[5000, 5002]]
+    assert time.monotonic() - started < 5
+    np.testing.assert_array_equal(store.flat_rows, rows[:5000])
+
+
+def test_a_crowd_of_copies_is_held_together_by_few_pairs(tmp_path: Path) -> None:
+    """5,000 copies of two films that differ by a grey level, and 300 distinct films of the same hash."""
+    rng = np.random.default_rng(0)
+    kinds = [film(1, 32, 32).astype(int) // 2, film(2, 32, 32).astype(int) // 2]
+    which = rng.integers(0, 2, 5000)
+    copies = [kinds[k] + rng.integers(0, 2) for k in which]
+    films = np.stack([*copies, *(film(k, 32, 32) for k in range(10, 310))]).astype(np.uint8)
+    store = planted(tmp_path, films)
+    store.records["dhash"] = np.uint64(5)
+    rows = np.arange(len(films))
+    started = time.monotonic()
+    pairs = near_duplicates(store, rows, store, rows)
+    assert time.monotonic() - started < 10
+    assert len(pairs) < 4 * len(films)
+    assert pairs.max() < 5000
+    graph = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(5000, 5000))
+    count, group = connected_components(graph, directed=False)
+    assert count == 2
+    assert len(set(zip(group.tolist(), which.tolist(), strict=True))) == 2
+    other = planted(tmp_path, films[4990:5005])
+    other.records["dhash"] = np.uint64(5)
+    across = near_duplicates(store, rows, other, np.arange(15))
+    assert set(across[:, 1]) == set(range(15))  # every copy is named, and the films that lie in both
+    assert np.abs(films[across[:, 0]].astype(int) - other.images[across[:, 1]]).mean(axis=(1, 2)).max() < 6
+
+
+def test_a_crowd_and_all_pairs_find_the_same_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rsna(tmp_path / "rsna", images=40, same_as={i: i % 7 for i in range(30)})
+    study = study_of(tmp_path, {"rsna": {}})
+    build_store("rsna", study, 1)
+    store, rows = open_store(StudyPaths(study).data("rsna")), np.arange(40)
+    store.records["dhash"] = np.uint64(9)
+    groups = []
+    for crowd in (CROWD, 3):
+        monkeypatch.setattr(duplicates, "CROWD", crowd)
+        pairs = near_duplicates(store, rows, store, rows)
+        groups.append(
+            connected_components(coo_matrix((np.ones(len(pairs)), pairs.T), shape=(40, 40)), directed=False)[1]
+        )
+    np.testing.assert_array_equal(*groups)
+    assert len(set(groups[0])) == 17
+
+
+def test_films_of_one_grey_level_are_a_warning_and_join_no_patients(tmp_path: Path) -> None:
+    write_rsna(tmp_path / "rsna", images=40)
+    for i in range(20):
+        write_dicom(
+            tmp_path / "rsna" / "stage_2_train_images" / f"patient-{i:04d}.dcm", np.full((48, 40), 90, np.uint8)
+        )
+    study = built(study_of(tmp_path, {"rsna": {}}))
+    report = audit(study)
+    assert [f.text.split(",")[0] for f in report.findings if f.check == "one grey level"] == ["20 films show nothing"]
+    assert not any(f.check == "same film" and f.level != "checked" for f in report.findings)
+    assert "share a film" not in StudyPaths(study).splits("rsna").with_suffix(".json").read_text()
+    assert open_store(StudyPaths(study).data("rsna")).manifest["findings"] == {"films of one grey level": 20}

@@ -28,7 +28,7 @@ def divided(
         WRITERS[name](tmp_path / name, **(images or {}))
     study = study_of(tmp_path, {name: {"split": split, "options": options}})
     build_store(name, study, 1)
-    build_splits(name, study)
+    build_splits(name, study, draws=2)
     return study, read_splits(StudyPaths(study).splits(name))
 
 

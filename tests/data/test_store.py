@@ -16,9 +16,10 @@ import pytest
 
 from mlip.data import decode
 from mlip.data.build import build_store
+from mlip.data.catalogue import resolve
 from mlip.data.decode import fit
 from mlip.data.privacy import hash_id, read_salt
-from mlip.data.store import open_store, resolve
+from mlip.data.store import open_store
 from mlip.errors import UserError
 from mlip.paths import StudyPaths
 from mlip.study import write_study
@@ -181,7 +182,7 @@ def test_a_repaired_film_is_decoded_again(tmp_path: Path) -> None:
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from mlip.data import decode, store
+from mlip.data import build, decode
 from mlip.data.readers import siim
 from mlip.study import load_study
 decode.CHUNK = 4
@@ -190,8 +191,7 @@ def slow(self, record):
     time.sleep(0.02)
     return load(self, record)
 siim.Siim.load_image = slow
-store.readers = lambda: {"siim": siim.READER}  # looking into every module would import torch, for seconds
-store.build_store("siim", load_study(sys.argv[1]), 1)
+build.build_store("siim", load_study(sys.argv[1]), 1)
 """
 
 
@@ -252,3 +252,13 @@ def test_unknown_reader_option_and_incomplete_store(tmp_path: Path) -> None:
         resolve(study_of(tmp_path, {"siim": {"reader": "padchest"}}), "siim")
     with pytest.raises(UserError, match="is no complete image store"):
         open_store(tmp_path)
+
+
+def test_a_store_of_an_older_version_is_named(tmp_path: Path) -> None:
+    write_object_cxr(tmp_path / "object_cxr")
+    study = study_of(tmp_path, {"object_cxr": {}})
+    build_store("object_cxr", study, 1)
+    path = StudyPaths(study).data("object_cxr") / "records.parquet"
+    pd.read_parquet(path).drop(columns="boxes_known").to_parquet(path)
+    with pytest.raises(UserError, match=r"was built by an older version\. Fix: delete the folder"):
+        open_store(path.parent)

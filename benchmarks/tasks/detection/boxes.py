@@ -34,7 +34,7 @@ def read_truth(records: pd.DataFrame, categories: Sequence[str]) -> list[ImageBo
 
     Raises
     ------
-    UserError : a box has a category that the manifest does not list.
+    UserError : a box has a category that the manifest does not list, or no area.
     """
     index = {name: k for k, name in enumerate(categories)}
     truth = []
@@ -46,6 +46,12 @@ def read_truth(records: pd.DataFrame, categories: Sequence[str]) -> list[ImageBo
                 fix="delete the data set's folder under work/, snakemake reads it anew",
             )
         array = np.array([list(b) for b in boxes], dtype=np.float64).reshape(-1, 4)
+        if not (np.isfinite(array).all() and (array[:, 2:] > 0).all()):
+            raise UserError(
+                "a box has no area or is not finite, which the store does not write",
+                where="records.parquet",
+                fix="delete the data set's folder under work/, snakemake reads it anew",
+            )
         truth.append(ImageBoxes(array, np.array([index[n] for n in names], dtype=np.int64)))
     return truth
 

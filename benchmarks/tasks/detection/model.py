@@ -79,11 +79,16 @@ class Detector:
         self.scale = maps.side / image_size
 
     def loss(self, maps: list[Tensor], truth: Sequence[ImageBoxes]) -> Tensor:
-        """Focal classification loss plus box regression loss of a batch."""
+        """Focal classification loss plus box regression loss of a batch.
+
+        Raises
+        ------
+        ValueError : a true box overlaps no part of the image.
+        """
         device = self.net.device
         targets = []
         for image in truth:
-            corners = torch.as_tensor(image.corners * self.scale, dtype=torch.float32, device=device)
+            corners = torch.as_tensor(self._overlapping(image), device=device)
             classes = torch.as_tensor(image.categories, device=device)
             targets.append(Instances((self.side, self.side), gt_boxes=Boxes(corners), gt_classes=classes))
         features, predictions = self._predict(maps)
@@ -104,6 +109,15 @@ class Detector:
             scores = result.scores.double().cpu().numpy()
             found.append(ImageBoxes(boxes, result.pred_classes.cpu().numpy(), scores))
         return found
+
+    def _overlapping(self, image: ImageBoxes) -> np.ndarray:
+        """True corners on the encoder's image, float32 [n, 4]."""
+        corners = (image.corners * self.scale).astype(np.float32)
+        # The matcher takes for each box every anchor that overlaps it best: without any overlap, all anchors without a box.
+        area = np.clip(corners[:, 2:], 0, self.side) - np.clip(corners[:, :2], 0, self.side)
+        if not (area > 0).all():
+            raise ValueError(f"a true box overlaps no part of the image: corners {corners[~(area > 0).all(axis=1)][0]}")
+        return corners
 
     def _predict(self, maps: list[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
         levels = self.net.backbone(maps)

@@ -107,7 +107,8 @@ class _Data:
         self.categories: list[str] = list(self.store.manifest["box_categories"])
         self.truth: list[ImageBoxes] = read_truth(self.store.records, self.categories)
         self.positive = np.array([len(t) > 0 for t in self.truth], dtype=bool)
-        known = self.positive if self.protocol.unlabelled_if_empty[job.source.kind] else np.ones_like(self.positive)
+        believed = self.store.records["boxes_known"].to_numpy(bool)  # else a film without boxes is no true negative
+        known = self.positive if self.protocol.unlabelled_if_empty[job.source.kind] else believed
         self.rows: KnownRows = KnownRows(job, self.store, known)
         self.test = self.rows.part("test")
 

@@ -79,8 +79,8 @@ class Chexpert(Reader):
     def load_image(self, record: Record) -> np.ndarray:
         return read_grey(record.path)
 
-    def probe(self, record: Record) -> None:
-        probe_jpeg(record.path)
+    def probe(self, record: Record) -> bool:
+        return probe_jpeg(record.path)
 
     def _frontal(self, path: Path) -> pd.DataFrame:
         table = read_table(path, _COLUMNS)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from mlip.data.formats.files import need_file, need_folder, read_grey, read_table
+from mlip.data.formats.files import need_file, need_folder, read_grey, read_mask, read_table
 from mlip.data.records import Box, Reader, ReaderOptions, Record
 from mlip.errors import UserError
 
@@ -80,7 +80,7 @@ class CovidChestxray(Reader):
         return read_grey(record.path)
 
     def load_mask(self, record: Record) -> np.ndarray | None:
-        return None if record.mask is None else (read_grey(record.mask) > 127).astype(np.uint8)
+        return None if record.mask is None else read_mask(record.mask)
 
     def _boxes(self, root: Path) -> dict[str, list[Box]]:
         path = root / "annotations" / "annotations.json"

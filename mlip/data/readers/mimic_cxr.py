@@ -100,8 +100,8 @@ class MimicCxr(Reader):
     def load_image(self, record: Record) -> np.ndarray:
         return read_grey(record.path)
 
-    def probe(self, record: Record) -> None:
-        probe_jpeg(record.path)
+    def probe(self, record: Record) -> bool:
+        return probe_jpeg(record.path)
 
     def _tables(self, root: Path) -> tuple[str, dict[str, Path]]:
         need_folder(root)

@@ -51,8 +51,8 @@ class ObjectCxr(Reader):
     def load_image(self, record: Record) -> np.ndarray:
         return read_grey(record.path)
 
-    def probe(self, record: Record) -> None:
-        probe_jpeg(record.path)
+    def probe(self, record: Record) -> bool:
+        return probe_jpeg(record.path)
 
     @staticmethod
     def _box(path: Path, line: int, shape: str) -> Box:

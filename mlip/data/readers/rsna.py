@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from mlip.data.formats.dicom import dicom_header, read_dicom
+from mlip.data.formats.dicom import dicom_size, read_dicom
 from mlip.data.formats.files import need_file, need_folder, numbers, read_table
 from mlip.data.records import Box, Reader, ReaderOptions, Record
+from mlip.data.targets import sound_boxes
 from mlip.errors import UserError
 
 _COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
@@ -86,13 +87,17 @@ class Rsna(Reader):
     def load_image(self, record: Record) -> np.ndarray:
         return read_dicom(record.path)
 
-    def load_mask(self, record: Record) -> np.ndarray:
-        """The filled boxes: the pixel target that the published segmentation protocols use."""
-        header = dicom_header(record.path)
-        mask = np.zeros((int(header.Rows), int(header.Columns)), np.uint8)
-        for box in record.mask:
-            left, top = max(0, round(box.x)), max(0, round(box.y))
-            mask[top : round(box.y + box.height), left : round(box.x + box.width)] = 1
+    def load_mask(self, record: Record) -> np.ndarray | None:
+        """The filled boxes: the pixel target that the published segmentation protocols use. None for a film with the finding of
+        which no sound box is known.
+        """
+        width, height = dicom_size(record.path)
+        boxes, _ = sound_boxes(record.mask, (width, height))
+        if not boxes and record.labels["Pneumonia"] == 1:
+            return None
+        mask = np.zeros((height, width), np.uint8)
+        for box in boxes:
+            mask[round(box.y) : round(box.y + box.height), round(box.x) : round(box.x + box.width)] = 1
         return mask
 
     @staticmethod

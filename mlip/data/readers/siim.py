@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from mlip.data.formats.dicom import dicom_header, read_dicom
+from mlip.data.formats.dicom import dicom_header, dicom_size, read_dicom
 from mlip.data.formats.files import need_file, need_folder, read_table
 from mlip.data.formats.rle import decode_all
 from mlip.data.records import Reader, ReaderOptions, Record
@@ -67,8 +67,8 @@ class Siim(Reader):
         return read_dicom(record.path)
 
     def load_mask(self, record: Record) -> np.ndarray:
-        header = dicom_header(record.path)
-        return decode_all(record.mask, int(header.Rows), int(header.Columns))
+        width, height = dicom_size(record.path)
+        return decode_all(record.mask, height, width)
 
 
 READER = Siim()
