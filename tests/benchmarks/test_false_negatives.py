@@ -10,7 +10,7 @@ from torch.nn import functional
 from benchmarks.analyses.false_negatives import GROUPS, closeness, compared_rows, pair_groups, pull
 from mlip.losses.contrastive import instance_loss
 from mlip.methods import entries
-from mlip.run.contract_checks import tiny_batch, tiny_method
+from mlip.run.contract.world import tiny_batch, tiny_method
 from mlip.seeding import torch_generator
 from mlip.study import load_study
 from tests.conftest import ROOT
