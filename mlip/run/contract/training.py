@@ -14,6 +14,7 @@ from mlip.contract import Batch, Method
 from mlip.errors import UserError
 from mlip.run.contract.steps import losses_at, toy_training
 from mlip.run.contract.subject import EPOCHS, Subject, same
+from mlip.run.contract.world import reports
 from mlip.seeding import generator, seed_everything
 
 
@@ -220,7 +221,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 def _views(subject: Subject, method: Method) -> list[str]:
     rng = generator("contract-text-view")
-    views = [method.text_view(report, rng) for _ in range(3) for report in subject.batch(subject.fresh()).reports]
+    views = [method.text_view(report, rng) for _ in range(3) for report in reports()]
     if wrong := next((v for v in views if not isinstance(v, str)), None):
         raise UserError(
             f"text_view() returns a {type(wrong).__name__}", where=subject.line_of("text_view"), fix="return one text"
