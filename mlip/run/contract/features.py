@@ -10,6 +10,7 @@ from mlip.errors import UserError
 from mlip.run.contract.subject import Subject, same
 from mlip.seeding import seed_everything, torch_generator
 
+FEATURES = ("pooled", "grid", "joint")
 CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))  # (up or down, left or right)
 LEAST = 0.05  # of half the image: a centre of response that moves less does not follow the image
 
@@ -36,7 +37,7 @@ def check_image_features_are_finite(subject: Subject) -> None:
     with torch.no_grad():
         for what, images in (("an image", subject.images), ("a blank image", torch.zeros_like(subject.images[:2]))):
             features = method.encode_image(images)
-            for name in ("pooled", "grid", "joint"):
+            for name in FEATURES:
                 if not bool(torch.isfinite(getattr(features, name)).all()):
                     raise _wrong(subject, f"{name} of {what} holds NaN or infinity", "look for a division by zero")
 
@@ -49,7 +50,7 @@ def check_image_joint_is_normalised(subject: Subject) -> None:
 def check_image_features_depend_on_the_image(subject: Subject) -> None:
     """``pooled``, ``grid`` and ``joint`` differ between different images."""
     features = _encode(subject)
-    for name in ("pooled", "grid", "joint"):
+    for name in FEATURES:
         value = getattr(features, name)
         if same(value, value[:1].expand_as(value), 1e-5):
             raise _wrong(subject, f"{name} is the same for all images", "compute it from the images")
@@ -59,7 +60,7 @@ def check_image_features_repeat(subject: Subject) -> None:
     """``encode_image`` gives the same features twice, whatever the global generators hold."""
     method = subject.ready
     one, again = (_seeded(method, subject.images, seed) for seed in (0, 1))
-    for name in ("pooled", "grid", "joint"):
+    for name in FEATURES:
         if not same(getattr(one, name), getattr(again, name)):
             raise _wrong(
                 subject, f"{name} is random in eval mode", "switch randomness off where self.training is False"
@@ -73,7 +74,7 @@ def check_image_features_do_not_depend_on_the_batch(subject: Subject) -> None:
         together = method.encode_image(subject.images)
         for i in (0, 5):
             alone = method.encode_image(subject.images[i : i + 1])
-            for name in ("pooled", "grid", "joint"):
+            for name in FEATURES:
                 if not same(getattr(together, name)[i : i + 1], getattr(alone, name), 1e-3):
                     raise _wrong(
                         subject,
@@ -107,7 +108,7 @@ def check_own_image_network_has_feature_maps(subject: Subject) -> None:
         for p in method.image_encoder.parameters():
             p.add_(torch.randn(p.shape, generator=draw).to(p) * (p.std(correction=0) + 0.1))
         after = method.encode_image(subject.images)
-    if not same(before.pooled, after.pooled, 1e-6):
+    if any(not same(getattr(before, name), getattr(after, name), 1e-6) for name in FEATURES):
         return
     inherited = getattr(Method, "feature_maps", None)
     if getattr(subject.kind, "feature_maps", inherited) is inherited:

@@ -56,6 +56,8 @@ def toy_training(subject: Subject) -> Training:
                     silent.discard(name)
                 if not bool(torch.isfinite(p.grad).all()):
                     broken.add(name)
+        if broken:  # the weights would be NaN, and with them every later gradient
+            break
         method.on_backward(batch)
         optimizer.step()
     broken |= {name for name, p in trained.items() if not bool(torch.isfinite(p).all())}

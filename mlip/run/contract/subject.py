@@ -64,17 +64,22 @@ class Subject:
         return UserError(problem, where=self.line_of(name), fix=fix)
 
     def line_of(self, name: str) -> str:
-        """``model.py:12``: where the method defines the function ``name`` or first assigns ``self.name``, else its class."""
+        """``model.py:12``: where the method defines the function ``name`` or assigns ``self.name``, else its class."""
         own = [c for c in self.kind.__mro__ if issubclass(c, Method) and c is not Method]
         for cls in own:
             if inspect.isfunction(function := vars(cls).get(name)):
                 return f"{shown(inspect.getfile(cls))}:{function.__code__.co_firstlineno}"
+        places = []
         for cls in own:
-            lines, first = inspect.getsourcelines(cls)
+            try:
+                lines, first = inspect.getsourcelines(cls)
+            except OSError:  # a class that no `class` statement made
+                continue
+            places.append(f"{shown(inspect.getfile(cls))}:{first}")
             for number, line in enumerate(lines):
-                if re.search(rf"\bself\.{re.escape(name)}\s*(:[^=]+)?=(?!=)", line):
+                if name and re.search(rf"\bself\.{re.escape(name)}\s*(:[^=]+)?=(?!=)", line):
                     return f"{shown(inspect.getfile(cls))}:{first + number}"
-        return f"{shown(inspect.getfile(self.kind))}:{inspect.getsourcelines(self.kind)[1]}"
+        return places[0] if places else shown(inspect.getfile(self.kind))
 
 
 def shown(path: str | Path) -> str:

@@ -36,8 +36,8 @@ CHECKS: dict[Check, str] = {
     training.check_losses_leave_the_batch_unchanged: TRAINED,
     training.check_losses_repeat: TRAINED,
     training.check_losses_draw_from_the_batch_generator: TRAINED,
-    training.check_gradients_reach_every_parameter: TRAINED,
     training.check_gradients_are_finite: TRAINED,
+    training.check_gradients_reach_every_parameter: TRAINED,
     training.check_losses_take_reports_without_entities: KNOWLEDGE,
     features.check_image_features_have_their_shapes: ALWAYS,
     features.check_image_features_are_finite: ALWAYS,
@@ -69,7 +69,7 @@ CHECKS: dict[Check, str] = {
 }
 _BUILT = (weights.check_method_builds,)
 _SHAPES = (*_BUILT, features.check_image_features_have_their_shapes, features.check_image_features_are_finite)
-_TEXTS = (*_BUILT, text.check_text_features_have_their_shapes, text.check_text_features_are_finite)
+_TEXTS = (*_SHAPES[:2], text.check_text_features_have_their_shapes, text.check_text_features_are_finite)
 _MAPS = (*_BUILT, maps.check_maps_are_there, maps.check_maps_have_their_shapes, maps.check_maps_are_finite)
 _TOTAL = (training.check_losses_are_finite_scalars, training.check_loss_weights_name_terms)
 # A check says nothing where one of these has failed at the same setting: it would only repeat its mistake.
@@ -79,13 +79,15 @@ NEEDS: dict[Check, tuple[Check, ...]] = {
     **{c: _TEXTS for c in CHECKS if c.__module__ == text.__name__},
     **{c: _MAPS for c in CHECKS if c.__module__ == maps.__name__},
     training.check_text_view_draws_from_its_rng: _BUILT,
-    training.check_gradients_reach_every_parameter: _TOTAL,
     training.check_gradients_are_finite: _TOTAL,
+    training.check_gradients_reach_every_parameter: (*_TOTAL, training.check_gradients_are_finite),
     training.check_losses_draw_from_the_batch_generator: (
         training.check_losses_are_finite_scalars,
         training.check_losses_repeat,
     ),
     training.check_pair_terms_name_terms: (*_TOTAL, *_SHAPES, *_TEXTS),
+    features.check_image_features_do_not_depend_on_the_batch: (*_SHAPES, features.check_image_features_repeat),
+    text.check_text_features_do_not_depend_on_the_batch: (*_TEXTS, text.check_text_features_repeat),
     text.check_similarity: (*_SHAPES, *_TEXTS),
     maps.check_maps_are_listed: _BUILT,
     weights.check_same_seed_gives_the_same_weights: _BUILT,
@@ -106,7 +108,7 @@ SWITCHED: tuple[Check, ...] = (
     weights.check_method_builds,
     *(c for c in CHECKS if c.__module__ == training.__name__),
     *_SHAPES[1:],
-    *_TEXTS[1:],
+    *_TEXTS[2:],
     text.check_similarity,
     *_MAPS[2:],
 )
@@ -140,7 +142,7 @@ class Setting:
                 check(self.subject)
                 return Outcome()
         except Exception as error:  # whatever a method's code may raise
-            mistake = explain(error, self.subject.folder, self.subject.line_of("__class__"))
+            mistake = explain(error, self.subject.folder, self.subject.line_of(""))
             outcome = Outcome(mistake, trace="".join(traceback.format_exception(error)))
         self.without_result[check] = outcome
         return outcome

@@ -63,7 +63,7 @@ class Good(Method):
 
     def maps(self, images: Tensor, prompt: str) -> dict[str, Tensor]:
         patches = functional.normalize(self.patch_head(self.image_encoder(images).grid), dim=-1)
-        return {"cosine": patches @ self.encode_text([prompt]).joint[0]}
+        return {"cosine": patches @ functional.normalize(self.text(self.tokenizer([prompt]))[0], dim=0)}
 
 
 def manifest(**changes: Any) -> Manifest:

@@ -280,10 +280,10 @@ class OwnNetwork(Good):
 refused("check_own_image_network_has_feature_maps", r"define feature_maps\(images\)")(OwnNetwork)
 
 
-@refused("check_feature_maps", r"feature_maps\(\) gives \[\(8, 3, 3, 24\), \(8, 3, 6, 6\)\]", **UNTRAINED)
+@refused("check_feature_maps", r"feature_maps\(\) gives \[\(8, 3, 3, 3\), \(8, 3, 6, 6\)\]", **UNTRAINED)
 class CoarseToFine(OwnNetwork):
     def feature_maps(self, images):
-        return [self.encode_image(images).grid, images[:, :, ::8, ::8]]
+        return [images[:, :, ::16, ::16], images[:, :, ::8, ::8]]
 
 
 # --- texts --------------------------------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ class TurnedSimilarity(Good):
 @refused("check_similarity", r"similarity\(\) holds NaN", **UNTRAINED)
 class NaNSimilarity(Good):
     def similarity(self, image, text):
-        return super().similarity(image, text).log()
+        return (super().similarity(image, text) - 2).sqrt()
 
 
 @refused("check_local_text_features", "lists local_alignment but `local` is None", **UNTRAINED)
@@ -383,9 +383,9 @@ class RandomMaps(Good):
         return {name: values * torch.rand(1) for name, values in super().maps(images, prompt).items()}
 
 
-refused("check_maps_are_listed", "gives maps that method.yaml does not list", **UNTRAINED, capabilities=EVERYTHING[:3])(
-    type("Unlisted", (Good,), {"__module__": __name__})
-)
+@refused("check_maps_are_listed", "gives maps that method.yaml does not list", **UNTRAINED, capabilities=EVERYTHING[:3])
+class Unlisted(Good):
+    pass
 
 
 # --- weights and files --------------------------------------------------------------------------------------------------
