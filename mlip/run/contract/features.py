@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -110,28 +112,37 @@ def check_own_image_network_has_feature_maps(subject: Subject) -> None:
         after = method.encode_image(subject.images)
     if any(not same(getattr(before, name), getattr(after, name), 1e-6) for name in FEATURES):
         return
-    inherited = getattr(Method, "feature_maps", None)
-    if getattr(subject.kind, "feature_maps", inherited) is inherited:
+    if not overrides_feature_maps(subject):
         raise _wrong(
             subject,
             "encode_image() has an image network of its own, and detection and segmentation would score the unused image_encoder",
-            "define feature_maps(images) -> list of [B, C, h, w], from fine to coarse, or use self.image_encoder",
+            "define feature_maps(images) -> one grid or four maps [B, C, h, w], or use self.image_encoder",
         )
 
 
 def check_feature_maps(subject: Subject) -> None:
-    """``feature_maps`` returns finite maps [B, C, h, w], from fine to coarse."""
-    if not hasattr(subject.kind, "feature_maps"):
+    """``feature_maps``, where a method has its own, gives one finite grid or four maps [B, C, h, w], each half the last."""
+    if not overrides_feature_maps(subject):
         return
-    method = subject.ready
     with torch.no_grad():
-        maps = list(method.feature_maps(subject.images))
+        maps: list[Tensor] = list(subject.ready.feature_maps(subject.images))  # type: ignore[operator]
     shapes = [tuple(m.shape) for m in maps]
-    sides = [s[-1] for s in shapes]
-    if not maps or any(len(s) != 4 or s[0] != len(subject.images) for s in shapes) or sides != sorted(sides)[::-1]:
-        raise subject.refusal("feature_maps", f"feature_maps() gives {shapes}", "return [B, C, h, w], fine to coarse")
+    formed = len(maps) in (1, 4) and all(len(s) == 4 and s[0] == len(subject.images) for s in shapes)
+    # Sides that are no multiple of 32 are rounded at each stage.
+    if not formed or any(abs(2 * after[2] - before[2]) > 2 for before, after in pairwise(shapes)):
+        raise subject.refusal(
+            "feature_maps",
+            f"feature_maps() gives {shapes}",
+            "return one grid [B, C, h, w], or four maps of strides 4, 8, 16 and 32, finest first",
+        )
     if not all(bool(torch.isfinite(m).all()) for m in maps):
         raise subject.refusal("feature_maps", "feature_maps() holds NaN or infinity", "look for a division by zero")
+
+
+def overrides_feature_maps(subject: Subject) -> bool:
+    """Whether the class defines ``feature_maps`` itself."""
+    inherited = getattr(Method, "feature_maps", None)
+    return getattr(subject.kind, "feature_maps", inherited) is not inherited
 
 
 # --- how they are measured --------------------------------------------------------------------------------------------

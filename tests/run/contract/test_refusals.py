@@ -280,10 +280,22 @@ class OwnNetwork(Good):
 refused("check_own_image_network_has_feature_maps", r"define feature_maps\(images\)")(OwnNetwork)
 
 
-@refused("check_feature_maps", r"feature_maps\(\) gives \[\(8, 3, 3, 3\), \(8, 3, 6, 6\)\]", **UNTRAINED)
+@refused("check_feature_maps", r"feature_maps\(\) gives \[\(8, 3, 1, 1\), .*\(8, 3, 12, 12\)\]", **UNTRAINED)
 class CoarseToFine(OwnNetwork):
     def feature_maps(self, images):
-        return [images[:, :, ::16, ::16], images[:, :, ::8, ::8]]
+        return [images[:, :, ::stride, ::stride] for stride in (48, 16, 8, 4)]
+
+
+@refused("check_feature_maps", r"feature_maps\(\) gives \[\(8, 3, 3, 24\), \(8, 3, 3, 24\)\]", **UNTRAINED)
+class TwoMaps(OwnNetwork):
+    def feature_maps(self, images):
+        return [self.encode_image(images).grid, self.encode_image(images).grid]
+
+
+@refused("check_feature_maps", r"feature_maps\(\) holds NaN", **UNTRAINED)
+class NaNFeatureMaps(OwnNetwork):
+    def feature_maps(self, images):
+        return [self.own(images).log()]
 
 
 # --- texts --------------------------------------------------------------------------------------------------------------
