@@ -18,8 +18,8 @@ from mlip.methods import method_folders
 from mlip.run.contract.suite import CHECKS, checks_of, checks_table, run_suite, settings_of
 from mlip.run.scaffold import check_baseline, new_baseline
 from tests.conftest import ROOT
+from tests.run.contract.bad_images import OwnNetwork
 from tests.run.contract.good import Good, manifest, mistakes, subject
-from tests.run.contract.test_refusals import OwnNetwork
 
 # --- what is accepted -----------------------------------------------------------------------------------------------------
 
