@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlip.knowledge.entities import Knowledge, build_knowledge
 from mlip.manifest import read_manifest
 from mlip.methods import Entry, entries, method_folders
-from mlip.run import contract_checks
-from mlip.run.contract_checks import tiny_batch, tiny_method
+from mlip.run.contract.world import tiny_batch, tiny_method
 from mlip.seeding import seed_everything
-from mlip.study import KnowledgeConfig, load_study
+from mlip.study import load_study
 from tests.conftest import ROOT
 
 STUDY = load_study(ROOT / "config" / "ablation.yaml")
@@ -24,20 +22,6 @@ ALSO = {"divergence": {"augmented"}}  # terms that go with a component and have 
 
 def _off(entry: Entry) -> set[str]:
     return {name for name, spec in entry.manifest.components.items() if spec.default and not entry.components[name]}
-
-
-@pytest.fixture(autouse=True)
-def _one_knowledge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract_checks, "build_knowledge", _knowledge)
-
-
-@cache
-def _built() -> Knowledge:
-    return build_knowledge(KnowledgeConfig(dim=16, epochs=1), 0)
-
-
-def _knowledge(config: KnowledgeConfig, seed: int) -> Knowledge:
-    return _built()
 
 
 def test_every_switch_of_the_reconstructions_has_a_row() -> None:

@@ -69,11 +69,6 @@ def test_methods_are_found_by_folder() -> None:
         assert not [m for m in method_folders() if m != "random" and m in path.read_text()], path
 
 
-@pytest.mark.parametrize("name", sorted(method_folders()))
-def test_every_method_passes_the_contract(name: str) -> None:
-    assert list(check_baseline(name))[-1].endswith("weights load strictly")
-
-
 def test_new_baseline_trains_as_scaffolded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = new_baseline("my-method", tmp_path / "baselines")
     monkeypatch.setattr(methods, "METHOD_FOLDERS", (tmp_path / "baselines",))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures
+from mlip.encoders.image import ImageEncoder
 from mlip.encoders.text import aggregate_words
 from mlip.errors import UserError
 from mlip.losses.contrastive import global_losses
@@ -39,6 +40,9 @@ class GLoRIA(Method):
             raise UserError("all components are off", where=WHERE, fix="switch one on")
         dim = self.text_encoder.dim
         self.head_global = nn.Linear(self.image_encoder.dim, dim)
+        if not self.components["global"]:
+            self.head_global.requires_grad_(False)
+            _freeze_beyond_grid(self.image_encoder)
         if self.components["local"]:
             self.head_local = nn.Linear(self.image_encoder.grid_dim, dim, bias=False)  # a 1 x 1 convolution
         p = self.params
@@ -132,3 +136,14 @@ class GLoRIA(Method):
 
 def _lengths(pad: Tensor) -> Tensor:
     return (~pad).sum(dim=1)
+
+
+def _freeze_beyond_grid(encoder: ImageEncoder) -> None:
+    """Freeze what the grid does not read: a CNN's last stage, which no term reaches without the global contrast."""
+    mode, weights = encoder.training, [p for p in encoder.parameters() if p.requires_grad]
+    with torch.enable_grad():
+        grid = encoder.eval()(torch.zeros(1, 3, encoder.input_size, encoder.input_size)).grid
+        gradients = torch.autograd.grad(grid.sum(), weights, allow_unused=True)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.requires_grad_(gradient is not None)
+    encoder.train(mode)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import traceback
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from mlip.errors import UserError
 from mlip.manifest import read_manifest
-from mlip.methods import Entry, method_class, method_folders
+from mlip.methods import method_class, method_folders
 from mlip.paths import ROOT
 
 MANIFEST = """\
@@ -94,14 +96,24 @@ def new_baseline(name: str, parent: Path = ROOT / "baselines") -> Path:
     folder.mkdir(parents=True)
     cls = "".join(part.capitalize() for part in re.split(r"[-_]", name))
     cls = cls if cls[0].isalpha() else f"Method{cls}"
-    (folder / "method.yaml").write_text(MANIFEST.format(name=name))
-    (folder / "model.py").write_text(MODEL.format(name=name, cls=cls))
-    (folder / "README.md").write_text(README.format(name=name))
+    (folder / "method.yaml").write_text(MANIFEST.format(name=name), encoding="utf-8")
+    (folder / "model.py").write_text(MODEL.format(name=name, cls=cls), encoding="utf-8")
+    (folder / "README.md").write_text(README.format(name=name), encoding="utf-8")
     return folder
 
 
-def check_baseline(name: str) -> Iterator[str]:
-    """The contract checks, one printed line each; raises UserError at the first that fails."""
+def check_baseline(name: str, verbose: bool = False) -> Iterator[str]:
+    """Run the contract suite (``mlip/run/contract``) over a method folder: one line per check, and a count at the end.
+
+    ``verbose`` prints the whole traceback of each mistake below its line.
+
+    Raises
+    ------
+    UserError : there is no such folder, its two files cannot be read, or, after the last line, a check has failed.
+    """
+    from mlip.run.contract.subject import explain, shown
+    from mlip.run.contract.suite import run_suite, settings_of
+
     folders = method_folders()
     if name not in folders:
         raise UserError(
@@ -109,22 +121,19 @@ def check_baseline(name: str) -> Iterator[str]:
         )
     folder = folders[name]
     manifest = read_manifest(folder)
-    yield f"ok  method.yaml: {manifest.title}, {manifest.status}"
-    method_class(folder)
-    yield "ok  model.py: one class deriving Method"
-    if not (folder / "README.md").is_file():
-        raise UserError("has no README.md", where=folder, fix="describe the objective and where its parts come from")
-    for recipe in ("smoke", "small"):
-        if manifest.trained and recipe not in manifest.recipes:
-            raise UserError(f"has no recipe {recipe!r}", where=folder / "method.yaml", fix="add it under `recipes`")
-    yield "ok  recipes"
-    from mlip.run.contract_checks import run_contract
-
-    for kind in manifest.encoders.supports:
-        params = {key: spec.value for key, spec in manifest.parameters.items()}
-        if "smoke" in manifest.recipes:
-            params.update(manifest.recipes["smoke"].params)
-        components = {key: spec.default for key, spec in manifest.components.items()}
-        entry = Entry(name, manifest, folder, kind, components, params, manifest.title)
-        for line in run_contract(entry):
-            yield f"ok  {kind}: {line}"
+    try:
+        kind = method_class(folder)
+    except Exception as error:  # whatever stands at the top level of a method's file
+        if verbose:
+            yield "".join(traceback.format_exception(error))
+        raise explain(error, folder.resolve(), shown(folder / "model.py")) from None
+    settings = list(settings_of(manifest, folder, kind))
+    yield f"{manifest.title}: {', '.join(setting.label for setting in settings)}"
+    count: Counter[str] = Counter()
+    for line in run_suite(settings, verbose):
+        count[line.status] += 1
+        yield line.text
+    if count["FAILED"]:
+        problem = f"{count['FAILED']} mistakes, {count['ok']} checks passed, {count['skipped']} skipped"
+        raise UserError(problem, where=shown(folder), fix="see the lines above")
+    yield f"{count['ok']} checks passed"

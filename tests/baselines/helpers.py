@@ -11,7 +11,7 @@ from mlip.contract import Method
 from mlip.manifest import read_manifest
 from mlip.methods import Entry
 from mlip.paths import ROOT
-from mlip.run.contract_checks import tiny_batch, tiny_method
+from mlip.run.contract.world import tiny_batch, tiny_method
 
 __all__ = ["build", "entry", "tiny_batch", "total"]
 

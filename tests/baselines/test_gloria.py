@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional
 
 from mlip.errors import UserError
-from tests.baselines.helpers import build, tiny_batch
+from mlip.seeding import seed_everything
+from tests.baselines.helpers import build, tiny_batch, total
 
 TEXTS = ["No pneumothorax .", "There is a small left pleural effusion .", "Clear ."]
 
@@ -58,3 +59,25 @@ def test_heatmap_is_a_map_of_attention_over_the_image() -> None:
     assert maps[0].std() > 0
     with pytest.raises(UserError, match="local"):
         build("gloria", components={"local": False}).heatmap(tiny_batch(method).images, "effusion")
+
+
+def test_without_the_global_contrast_the_unread_stage_is_frozen_and_the_numbers_stay() -> None:
+    history = []
+    for frozen in (True, False):
+        method = build("gloria", components={"global": False}).train()
+        still = [n for n, p in method.named_parameters() if not p.requires_grad]
+        assert {n.split(".")[0] for n in still} == {"image_encoder", "head_global"}
+        assert all("layer4" in n for n in still if n.startswith("image_encoder"))
+        if not frozen:
+            method.requires_grad_(True)
+        optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3, weight_decay=0.05)
+        for step in range(3):
+            seed_everything("gloria", step)
+            loss = total(method, method.losses(tiny_batch(method, step)))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            history.append(loss.item())
+        history += [p.double().sum().item() for p in method.parameters()]
+    half = len(history) // 2
+    assert history[:half] == history[half:]

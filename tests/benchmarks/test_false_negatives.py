@@ -11,7 +11,7 @@ from benchmarks.analyses.false_negatives import GROUPS, closeness, compared_rows
 from benchmarks.plan import resolve
 from mlip.losses.contrastive import instance_loss
 from mlip.methods import entries
-from mlip.run.contract_checks import tiny_batch, tiny_method
+from mlip.run.contract.world import tiny_batch, tiny_method
 from mlip.seeding import torch_generator
 from mlip.study import load_study
 from tests.conftest import ROOT

@@ -14,7 +14,7 @@ from benchmarks.plan import resolve
 from mlip.contract import Method
 from mlip.manifest import read_manifest
 from mlip.methods import Entry, entries, method_folders
-from mlip.run.contract_checks import tiny_batch, tiny_method
+from mlip.run.contract.world import tiny_batch, tiny_method
 from mlip.study import load_study
 from tests.benchmarks.conftest import SIDE, World
 from tests.conftest import ROOT

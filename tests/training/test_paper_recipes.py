@@ -11,7 +11,7 @@ from mlip.encoders.text import TextEncoder
 from mlip.knowledge.entities import build_knowledge
 from mlip.methods import entries, method_class, recipe_of
 from mlip.pretraining.loop import _decay_groups
-from mlip.run.contract_checks import reports
+from mlip.run.contract.world import reports
 from mlip.seeding import generator, seed_everything, torch_generator
 from mlip.study import KnowledgeConfig, load_study
 from mlip.text.tokenisation import train_tokenizer

@@ -1,0 +1,108 @@
+"""Toy encoders, reports and batches on which a method is examined in seconds."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import torch
+
+from mlip.contract import Batch, Method, MethodContext
+from mlip.encoders.image import ImageEncoder
+from mlip.encoders.text import TextEncoder
+from mlip.knowledge.entities import Knowledge, build_knowledge
+from mlip.manifest import Manifest
+from mlip.methods import Entry, method_class
+from mlip.seeding import generator, seed_everything, torch_generator
+from mlip.study import ImageEncoderConfig, KnowledgeConfig, TextEncoderConfig
+from mlip.text.reports import Report, parse_report
+from mlip.text.tokenisation import Tokenizer, train_tokenizer
+
+SIZE = 48  # pixels a side, where a method declares no size of its own
+REPORTS = [
+    "FINDINGS: There is a small left pleural effusion. The heart is normal in size. IMPRESSION: Small left pleural effusion.",
+    "FINDINGS: Right lower lobe consolidation. No pneumothorax. IMPRESSION: Right lower lobe pneumonia.",
+    "FINDINGS: The lungs are clear. There is no pneumothorax or effusion. IMPRESSION: No acute process.",
+    "FINDINGS: Moderate cardiomegaly. Mild pulmonary edema. IMPRESSION: Cardiomegaly with mild edema.",
+    "FINDINGS: Large right pneumothorax. A chest tube is in place. IMPRESSION: Right pneumothorax.",
+    "FINDINGS: Linear atelectasis at the left base. Otherwise clear. IMPRESSION: Left basilar atelectasis.",
+    "IMPRESSION: Possible nodule in the right upper lobe. Recommend follow-up.",
+    "FINDINGS: Bilateral effusions, unchanged. IMPRESSION: Stable bilateral pleural effusions.",
+]
+ENTITIES = [[0, 1], [2, -1], [-1, -1], [3, 4], [5, -1], [1, -1], [-1, -1], [0, -1]]
+
+
+def image_size(manifest: Manifest) -> int:
+    """Side of the toy images: ``encoders.input_size`` where ``method.yaml`` declares one, else :data:`SIZE`."""
+    return getattr(manifest.encoders, "input_size", None) or SIZE
+
+
+def image_encoder(entry: Entry) -> ImageEncoder:
+    """A tiny ResNet, or a tiny ViT of 4 x 4 patches, for images of :func:`image_size`."""
+    size = image_size(entry.manifest)
+    config = (
+        ImageEncoderConfig(name="resnet", args={"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]})
+        if entry.encoder == "cnn"
+        else ImageEncoderConfig(name="vit", args={"patch_size": size // 4, "embed_dim": 32, "depth": 2, "num_heads": 2})
+    )
+    return ImageEncoder(config, entry.encoder, size)
+
+
+def tiny_method(entry: Entry, kind: type[Method] | None = None) -> Method:
+    """The method with toy encoders, as the contract suite and the tests build it; always with the same weights.
+
+    ``kind`` is the method's class where it is not to be read from the entry's folder.
+    """
+    kind = kind or method_class(entry.folder)
+    seed_everything("contract", entry.name)
+    text = TextEncoderConfig(layers=2, dim=32, heads=2, vocabulary=300, max_tokens=48)
+    tokenizer = _tokenizer(text.vocabulary, text.max_tokens)
+    context = MethodContext(
+        image_encoder(entry),
+        TextEncoder(text, tokenizer.vocabulary),
+        tokenizer,
+        tiny_knowledge() if "knowledge" in entry.manifest.capabilities else None,
+        dict(entry.params),
+        dict(entry.components),
+    )
+    return kind(context)
+
+
+def tiny_knowledge() -> Knowledge:
+    """The chest graph with embeddings of width 16 after one epoch; built once, and each caller has its own vectors."""
+    knowledge = copy.copy(_knowledge())
+    knowledge.embeddings = knowledge.embeddings.clone()
+    return knowledge
+
+
+@cache
+def _knowledge() -> Knowledge:
+    return build_knowledge(KnowledgeConfig(dim=16, epochs=1), 0)
+
+
+@cache
+def _tokenizer(vocabulary: int, max_tokens: int) -> Tokenizer:
+    return train_tokenizer([r.text for r in reports()], vocabulary, max_tokens)
+
+
+def reports() -> list[Report]:
+    return [parse_report(raw) for raw in REPORTS]
+
+
+def tiny_batch(method: Method, step: int = 0, size: int = SIZE) -> Batch:
+    """Eight made-up pairs; the same for the same step."""
+    parsed, rng = reports(), generator("contract-text", step)
+    texts = [method.text_view(report, rng) for report in parsed]
+    draw = torch_generator("contract-images", step)
+    return Batch(
+        images=torch.rand(len(parsed), 3, size, size, generator=draw) * 2 - 1,
+        texts=texts,
+        tokens=method.tokenizer(texts),
+        reports=parsed,
+        patients=torch.arange(len(parsed)),
+        entities=torch.tensor(ENTITIES),
+        epoch=0,
+        step=step,
+        epochs=1,
+        generator=torch_generator("contract-method", step),
+    )
