@@ -29,9 +29,10 @@ test-all: env   ## the tests, the slow ones too
 bench: env      ## measured speed, as ratios against a stated alternative
 	$(BIN)/python -m benchmarks.speed
 
-lint: env       ## ruff, snakefmt, snakemake --lint
+lint: env       ## ruff, import-linter, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/snakefmt --check Snakefile workflows
 	$(BIN)/snakemake --lint
 

@@ -17,7 +17,7 @@ from mlip import source_code
 from mlip.data.catalogue import resolve as resolve_reader
 from mlip.data.records import Reader
 from mlip.errors import UserError
-from mlip.fingerprints import Fingerprint, Fingerprints
+from mlip.fingerprints import Fingerprint, Fingerprints, fingerprint_of_encoders
 from mlip.methods import Entry, entries
 from mlip.paths import StudyPaths
 from mlip.study import Study
@@ -162,6 +162,8 @@ def resolve(study: Study, look: bool = True) -> Plan:
         for name, source in sources.items():
             look_at(study, name, source.reader, source.options)
     rows, broken = entries(study)
+    if look:
+        _check_encoders(study, rows)
     blocks = [
         _block(study, name, config, task, protocol, sources[dataset], rows, broken)
         for name, config, task in configs
@@ -234,6 +236,18 @@ def source_of(study: Study, name: str) -> Source:
     """A data set of the study as tasks see it; UserError where its reader or an option is unknown."""
     reader, options = resolve_reader(study, name)
     return Source(name, study.datasets[name].reader, getattr(options, "subset", None) or "", reader, options)
+
+
+def _check_encoders(study: Study, rows: dict[str, Entry]) -> None:
+    """Building encoders imports torch and timm: what passed once is not built again to be checked."""
+    kinds = sorted({entry.encoder for entry in rows.values()})
+    stages = any(tasks()[name].needs_maps for name in study.tasks)
+    check = fingerprint_of_encoders(study, kinds, stages)
+    if not source_code.passed(check):
+        from mlip.encoders.check import check_encoders
+
+        check_encoders(study, kinds, stages)
+        source_code.remember_passed(check)
 
 
 def _block(

@@ -83,14 +83,16 @@ def store(counts: tuple[int, int] = (500, 4000)) -> str:
             for one in names:  # NIH ChestX-ray14's layout, every film a link to one file
                 os.link(folder / "film.png", root / "images" / one)
             rows = "".join(f"{one},No Finding,{i},PA\n" for i, one in enumerate(names))
-            (root / "Data_Entry_2017.csv").write_text("Image Index,Finding Labels,Patient ID,View Position\n" + rows)
+            (root / "Data_Entry_2017.csv").write_text(
+                "Image Index,Finding Labels,Patient ID,View Position\n" + rows, encoding="utf-8"
+            )
             study = {
                 "study": "bench", "title": "", "data_note": "", "work": str(root / "work"), "image_size": 224,
                 "datasets": {"nih": {"reader": "nih", "root": str(root)}},
                 "encoders": {"cnn": {"name": "resnet"}, "vit": {"name": "vit"}, "text": {}},
                 "pretrain": {"datasets": ["nih"]}, "tasks": {},
             }  # fmt: skip
-            (root / "study.json").write_text(json.dumps(study))
+            (root / "study.json").write_text(json.dumps(study), encoding="utf-8")
             started = time.perf_counter()
             done = subprocess.run(
                 [sys.executable, "-c", program, str(root / "study.json")], check=True, capture_output=True, text=True

@@ -44,7 +44,7 @@ def _take_gpu(count: int, jobs: int) -> int:
         for slot in range(jobs):
             for gpu in range(count):
                 name = f"mlip-{visible}-{gpu}-{slot}.lock"
-                lock = (Path(tempfile.gettempdir()) / name).open("w")
+                lock = (Path(tempfile.gettempdir()) / name).open("w", encoding="utf-8")
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -241,6 +242,15 @@ class Fingerprints:
         """Contents of the tables of a real data set. Its films are too many: delete the store where they were exchanged."""
         reader, options = resolve(self.study, name)
         return [content_of(path) for path in reader.tables(self.study.datasets[name].root, options)]
+
+
+def fingerprint_of_encoders(study: Study, kinds: Sequence[str], stages: bool) -> str:
+    """What decides whether the encoders of a study can be built."""
+    encoders = study.encoders
+    given = [_given(c.pretrained) for c in (encoders.cnn, encoders.vit, encoders.text)]
+    versions = [version(name) for name in ("timm", "torch", "transformers")]
+    code = code_of(["mlip.encoders.check"])
+    return f"encoders-{digest(_values(encoders), study.image_size, kinds, stages, given, versions, code)}"
 
 
 def _knows(entry: Entry) -> bool:

@@ -37,6 +37,9 @@ class ComponentSpec(_Closed):
 class EncoderSupport(_Closed):
     supports: list[EncoderKind] = Field(min_length=1)
     prefers: EncoderKind
+    input_size: int | None = Field(
+        default=None, gt=0, description="side of the images that the method needs, for its check"
+    )
 
 
 class Recipe(_Closed):
@@ -67,6 +70,11 @@ class Manifest(_Closed):
         default_factory=list
     )
     trained: bool = True
+    feature_maps: bool = Field(
+        True,
+        description="whether detection and segmentation can build on the method's image network; false where that is its own "
+        "and has no maps, see `Method.feature_maps`",
+    )
     components: dict[str, ComponentSpec] = Field(default_factory=dict)
     parameters: dict[str, ParameterSpec] = Field(default_factory=dict)
     recipes: dict[str, Recipe] = Field(default_factory=dict)

@@ -225,6 +225,16 @@ def _known() -> dict[str, list]:
         return {}
 
 
+def passed(check: str) -> bool:
+    """Whether a check of this name passed before on this machine; the name says all that it depends on."""
+    return check in _known()
+
+
+def remember_passed(check: str) -> None:
+    _known()[check] = []
+    _unsaved.append(check)
+
+
 def save_hashes() -> None:
     """Keep the hashes for the next process; every job asks for the same ones. Does nothing where there is no room for them."""
     if not _unsaved:

@@ -21,7 +21,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     UserError : it cannot be read, is not YAML, or holds no mapping.
     """
     try:
-        found = yaml.load(path.read_text(), Loader=_LOADER)
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})", where=path, fix="check the file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -66,7 +66,7 @@ def test_equal_optimiser_numbers_in_the_small_tier() -> None:
 def test_methods_are_found_by_folder() -> None:
     assert {"cvpr24", "isbi24", "convirt", "gloria", "mgca", "random"} <= set(method_folders())
     for path in [ROOT / "workflows" / "Snakefile", *(ROOT / "workflows" / "rules").glob("*.smk")]:
-        assert not [m for m in method_folders() if m != "random" and m in path.read_text()], path
+        assert not [m for m in method_folders() if m != "random" and m in path.read_text(encoding="utf-8")], path
 
 
 def test_new_baseline_trains_as_scaffolded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,9 @@ def test_new_baseline_trains_as_scaffolded(tmp_path: Path, monkeypatch: pytest.M
         assert list(check_baseline("my-method"))
         with pytest.raises(UserError, match="is there already"):
             new_baseline("my-method", tmp_path / "baselines")
-        (folder / "method.yaml").write_text((folder / "method.yaml").read_text().replace("id: my-method", "id: other"))
+        (folder / "method.yaml").write_text(
+            (folder / "method.yaml").read_text(encoding="utf-8").replace("id: my-method", "id: other"), encoding="utf-8"
+        )
         with pytest.raises(UserError, match="folder is 'my-method'"):
             list(check_baseline("my-method"))
     finally:

@@ -79,14 +79,15 @@ def test_a_job_ends_with_its_caller(tmp_path: Path) -> None:
         "import os, pathlib, time\n"
         "def main():\n"
         f"    pathlib.Path({str(note)!r}).write_text(str(os.getpid()))\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(60)\n",
+        encoding="utf-8",
     )
     environment = {**os.environ, warm.VARIABLE: f"{path}:{sys.prefix}"}
     with subprocess.Popen([sys.executable, "-c", SERVER, str(path)], cwd=tmp_path) as server:
         _wait(path.exists)
         with subprocess.Popen([sys.executable, "-m", "mlip", "run", "splits"], cwd=tmp_path, env=environment) as caller:
-            _wait(lambda: note.exists() and note.read_text() != "")
-            job = int(note.read_text())
+            _wait(lambda: note.exists() and note.read_text(encoding="utf-8") != "")
+            job = int(note.read_text(encoding="utf-8"))
             assert job != caller.pid and _alive(job)
             caller.kill()
         _wait(lambda: not _alive(job))
@@ -114,7 +115,7 @@ def _wait(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 def _alive(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
     except OSError:
         return False
     return state != "Z"

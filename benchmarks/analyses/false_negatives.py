@@ -93,7 +93,7 @@ def write_page(plan: Plan, device: torch.device) -> None:
         pulls = mean_pulls(study, method, knowledge, pairs, groups, (image, text), size)
         moved += [[entry.title, term, *_pull_cells(values)] for term, values in pulls.items()]
     paths.results.mkdir(parents=True, exist_ok=True)
-    paths.false_negatives.write_text(_page(study, seed, pairs, groups, near, moved))
+    paths.false_negatives.write_text(_page(study, seed, pairs, groups, near, moved), encoding="utf-8")
 
 
 def link(plan: Plan) -> str:

@@ -25,11 +25,11 @@ def build_tables(plan: Plan) -> None:
     paths.results.mkdir(parents=True, exist_ok=True)
     write_cells(results.cells, paths.cells)
     for name in plan.study.tasks:
-        (paths.results / f"{name}.md").write_text(task_page(plan, results, name))
+        (paths.results / f"{name}.md").write_text(task_page(plan, results, name), encoding="utf-8")
         task_csv(results, name).to_csv(paths.results / f"{name}.csv", index=False)
     figures.draw(plan.study, results, paths.results / "figures")
-    (paths.results / "cost.md").write_text(leaderboard.cost_page(plan))
-    paths.leaderboard.write_text(leaderboard.page(plan, results))
+    (paths.results / "cost.md").write_text(leaderboard.cost_page(plan), encoding="utf-8")
+    paths.leaderboard.write_text(leaderboard.page(plan, results), encoding="utf-8")
 
 
 def task_page(plan: Plan, results: Results, name: str) -> str:

@@ -114,7 +114,7 @@ def audit(study: Study) -> AuditReport:
     # Snakemake deletes the output of a job that fails, so a report of faults has a file of its own.
     failed = paths.audit.with_suffix(".failed.md")
     failed.unlink(missing_ok=True)
-    (failed if report.faults else paths.audit).write_text(report.to_markdown())
+    (failed if report.faults else paths.audit).write_text(report.to_markdown(), encoding="utf-8")
     if faults := report.faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise UserError(

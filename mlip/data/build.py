@@ -138,7 +138,7 @@ def _list_unreadable(path: Path, failed: list[tuple[Path, str]]) -> None:
     path.unlink(missing_ok=True)
     if failed:
         path.touch(mode=0o600)
-        path.write_text("".join(f"{file}\t{reason}\n" for file, reason in failed))
+        path.write_text("".join(f"{file}\t{reason}\n" for file, reason in failed), encoding="utf-8")
 
 
 def _table(

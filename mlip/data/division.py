@@ -260,5 +260,5 @@ def _write(table: pd.DataFrame, path: Path, rule: str, notes: list[str], fingerp
         "notes": notes,
         "content": content,
     }
-    path.with_suffix(".json").write_text(json.dumps(side, indent=1) + "\n")
+    path.with_suffix(".json").write_text(json.dumps(side, indent=1) + "\n", encoding="utf-8")
     pq.write_table(arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"content": content.encode()}), path)

@@ -90,7 +90,7 @@ class Knowledge:
             "relations": self.graph.relations,
             "triples": self.graph.triples,
         }
-        (folder / "knowledge.json").write_text(json.dumps(content, indent=1) + "\n")
+        (folder / "knowledge.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         tensors = {"entities": self.embeddings.contiguous(), "relations": self.relations.contiguous()}
         save_file(tensors, folder / "embeddings.safetensors")
 
@@ -104,7 +104,7 @@ class Knowledge:
         """
         path = Path(folder) / "knowledge.json"
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             tensors = load_file(Path(folder) / "embeddings.safetensors")
             entities = [_entity(row) for row in content["entities"]]
             graph = Graph(entities, [(h, r, t) for h, r, t in content["triples"]], content["relations"])

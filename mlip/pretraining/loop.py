@@ -63,7 +63,7 @@ def pretrain(study: Study, entry: Entry, seed: int, fingerprint: Fingerprint) ->
             fingerprint.key,
             {"seconds": 0.0, "steps": 0, "samples_per_second": 0.0},
         )
-        (out / "metrics.jsonl").write_text("")
+        (out / "metrics.jsonl").write_text("", encoding="utf-8")
         return
     _Training(study, entry, seed, out, fingerprint).run()
 
@@ -106,7 +106,7 @@ class _Training:
         self._resume()
         started = self.last_save = time.monotonic()
         before = self.seconds
-        with progress() as bar, self.metrics_path.open("a") as metrics:
+        with progress() as bar, self.metrics_path.open("a", encoding="utf-8") as metrics:
             task = bar.add_task(f"pre-train {self.entry.name}", total=self.batches.steps, completed=self.step)
             while self.step < self.batches.steps:
                 line = self._train_step()
@@ -204,12 +204,16 @@ class _Training:
                 logger.info(
                     f"{self.entry.name} seed {self.seed}: the state in {self.state_path} belongs to another configuration, training starts anew"
                 )
-        lines = self.metrics_path.read_text().splitlines()[: self.step] if self.metrics_path.is_file() else []
-        self.metrics_path.write_text("".join(line + "\n" for line in lines))
+        lines = (
+            self.metrics_path.read_text(encoding="utf-8").splitlines()[: self.step]
+            if self.metrics_path.is_file()
+            else []
+        )
+        self.metrics_path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
     def _finish(self) -> None:
         if self.fabric.is_global_zero:
-            last = json.loads(self.metrics_path.read_text().splitlines()[-1])
+            last = json.loads(self.metrics_path.read_text(encoding="utf-8").splitlines()[-1])
             _export(self.method, self.out)
             shutil.copyfile(self.metrics_path, self.out / "metrics.jsonl")
             facts = {
@@ -283,4 +287,4 @@ def _write_card(
         "parameters_total": sum(p.numel() for p in method.parameters()),
         **provenance.facts(study.device),
     }
-    (out / "card.json").write_text(json.dumps(card, indent=1, default=str) + "\n")
+    (out / "card.json").write_text(json.dumps(card, indent=1, default=str) + "\n", encoding="utf-8")

@@ -29,7 +29,9 @@ app = typer.Typer(
 run_app = typer.Typer(no_args_is_help=True, help="One stage of a study (what the Snakemake rules call).")
 app.add_typer(run_app, name="run")
 
-StudyFile = Annotated[Path, typer.Option("--study", "-s", help="study file: config/*.yaml, or what a run resolved")]
+StudyFile = Annotated[
+    Path, typer.Option("--study", "-s", envvar="MLIP_STUDY", help="study file: config/*.yaml; a run sets the variable")
+]
 Threads = Annotated[int, typer.Option(help="cores to use")]
 Seed = Annotated[int, typer.Option(help="pre-training seed")]
 DEFAULT = Path("config/twin.yaml")
@@ -255,11 +257,14 @@ def new_baseline(name: str) -> None:
 
 
 @app.command("check-baseline")
-def check_baseline(name: str) -> None:
+def check_baseline(
+    name: str,
+    verbose: Annotated[bool, typer.Option("--verbose", help="whole tracebacks of a method's mistakes")] = False,
+) -> None:
     """Run the contract checks over one method folder."""
     from mlip.run.scaffold import check_baseline as examine
 
-    for line in examine(name):
+    for line in examine(name, verbose):
         typer.echo(line)
 
 

@@ -64,7 +64,7 @@ def start(log: Path) -> None:
         return
     address = os.path.join(tempfile.mkdtemp(prefix="mlip-warm-"), "socket")
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as stream:
+    with log.open("w", encoding="utf-8") as stream:
         subprocess.Popen(
             [sys.executable, "-m", "mlip.run.warm", address, str(os.getpid())],
             stdin=subprocess.DEVNULL,

@@ -84,7 +84,7 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.save(str(folder / "tokenizer.json"))
         settings = {"max_tokens": self.max_tokens, "pad_token": self.pad_token}
-        (folder / "tokenizer_settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+        (folder / "tokenizer_settings.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -96,8 +96,8 @@ class Tokenizer:
         """
         path = Path(folder) / "tokenizer.json"
         try:
-            settings = json.loads((Path(folder) / "tokenizer_settings.json").read_text())
-            return cls(Backend.from_str(path.read_text()), **settings)
+            settings = json.loads((Path(folder) / "tokenizer_settings.json").read_text(encoding="utf-8"))
+            return cls(Backend.from_str(path.read_text(encoding="utf-8")), **settings)
         except UserError:
             raise
         except Exception as error:  # the Rust backend raises bare Exception

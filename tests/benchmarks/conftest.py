@@ -99,7 +99,7 @@ class World:
             "label_counts": {k: int((v == 1).sum()) for k, v in labels.items()},
             "seconds": 0.0,
         }
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         if parts is None:
             parts = np.array(["train", "train", "train", "val", "test"])[patients % 5]
         columns = {}

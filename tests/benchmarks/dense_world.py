@@ -80,7 +80,7 @@ def plant(config: Study, count: int = 24, categories: tuple[str, ...] = ("Pneumo
     records.to_parquet(folder / "records.parquet")
     manifest = {"dataset": "squares", "size": SIZE, "count": count, "labels": [], "unreadable": []}
     manifest |= {"box_categories": list(categories), "mask_name": "square"}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     parts = [
         records[["row", "image_id", "patient_id"]].assign(part=p, draw0=d) for p, d in (("train", 100), ("val", 0))
     ]

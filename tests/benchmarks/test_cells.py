@@ -79,7 +79,7 @@ class World:
         """What a failed job leaves."""
         path = self.paths.failure(stage, *names)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"reason": reason, "fingerprint": fingerprint}))
+        path.write_text(json.dumps({"reason": reason, "fingerprint": fingerprint}), encoding="utf-8")
 
     def fail_evaluation(self, task: str, dataset: str, method: str, reason: str, seed: int = 0) -> None:
         cell = (task, "plain", dataset, method, seed)
@@ -152,8 +152,8 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) 
             "capabilities": [] if name == "gamma" else ["zero_shot"], "components": {"extra": {"doc": "a part", "source": "ours"}},
             "recipes": {"small": {"epochs": 3, "batch_size": 8, "lr": 0.001, "weight_decay": 0.1}},
         }  # fmt: skip
-        (folder / "method.yaml").write_text(yaml.safe_dump(manifest))
-        (folder / "model.py").write_text("")
+        (folder / "method.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
+        (folder / "model.py").write_text("", encoding="utf-8")
     tasks = {"probe": Probe(), "direct": Direct()}
     quirks = ["the metric is averaged twice"]
     protocol = lambda task, name: Protocol(name=name, title=f"Plain {task}", lineage="nobody 1999", quirks=quirks)  # noqa: E731
@@ -210,7 +210,7 @@ def test_predictions_survive_the_disk_with_their_metadata(tmp_path):
     assert meta == {"seconds": 1.5, "seed": 0}
     assert [list(s) for s in found["scores"]] == [[0.9, 0.5], []] and list(found["image_id"]) == ["a", "b"]
     assert [p.name for p in path.parent.iterdir()] == ["seed0.parquet"]  # nothing partial
-    path.write_text("no parquet")
+    path.write_text("no parquet", encoding="utf-8")
     with pytest.raises(UserError, match=r"seed0\.parquet: predictions cannot be read"):
         read_predictions(path)
 
@@ -390,7 +390,7 @@ def test_what_failed_before_is_named(world, stage, names, words):
 def test_a_broken_method_folder_is_a_failed_row(tmp_path, monkeypatch):
     world = make_world(tmp_path, monkeypatch)
     world.fill()
-    (tmp_path / "methods" / "beta" / "model.py").write_text("def broken(:\n")
+    (tmp_path / "methods" / "beta" / "model.py").write_text("def broken(:\n", encoding="utf-8")
     broken = World(world.study, world.paths)
     cells = broken.cells()
     own = cells[cells["method"] == "beta"]

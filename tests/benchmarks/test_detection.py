@@ -50,7 +50,7 @@ def test_detector_learns_planted_squares_and_leaves_the_encoder_alone(kind, tmp_
     ]
     assert len(table) == 24 and set(table.n_truth) == {0, 1} and set(table.label) == {"Pneumonia"}
     assert (table.scores.map(len) == table.matched.map(len)).all()
-    results = json.loads((job.output.parent / "seed0.f100.d0.json").read_text())
+    results = json.loads((job.output.parent / "seed0.f100.d0.json").read_text(encoding="utf-8"))
     assert len(results) == table.scores.map(len).sum()
     assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
     again = TASK.run(world.job(TASK, config, **QUICK | {"iterations": 3}))

@@ -104,7 +104,7 @@ def test_figure_and_numbers_of_a_row(world: World, monkeypatch: pytest.MonkeyPat
     assert set(np.unique(virtual)) == {20, 220} and set(np.unique(real)) == {maps.GREY}  # a person's film is not drawn
     target = world.paths.work / "results" / "tiny" / "maps"
     assert {p.name for p in target.iterdir()} == {"fake.png", "fake.csv"}
-    text = (target / "fake.csv").read_text()
+    text = (target / "fake.csv").read_text(encoding="utf-8")
     table = pd.read_csv(target / "fake.csv").set_index(["map", "metric"])["value"]
     assert table[("brightness", "pixel AUROC")] == 1 and table[("everywhere", "pixel AUROC")] == 0.5
     assert table[("everywhere", "pointing game")] == pytest.approx(4 / SIDE**2, abs=1e-4)

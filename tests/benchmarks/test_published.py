@@ -26,7 +26,7 @@ def test_every_published_number_has_a_source_and_none_is_from_memory():
 
 
 def test_published_numbers_are_those_of_the_facts(shared):
-    facts = (shared / "facts" / "published.md").read_text()
+    facts = (shared / "facts" / "published.md").read_text(encoding="utf-8")
     numbers = {float(n) for n in re.findall(r"\d+(?:\.\d+)?", facts)}
     table = read_published()
     assert set(table["value"]) <= numbers

@@ -27,7 +27,9 @@ def card(world: World, method: str, seconds: float) -> None:
         "steps": 500,
         "recipe": {"batch_size": 8},
     }
-    (folder / "card.json").write_text(json.dumps({**facts, "parameters_image_encoder": 2e6, "parameters_total": 3.5e6}))
+    (folder / "card.json").write_text(
+        json.dumps({**facts, "parameters_image_encoder": 2e6, "parameters_total": 3.5e6}), encoding="utf-8"
+    )
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -57,8 +59,8 @@ def test_tables_compile_when_nothing_is_computed(tmp_path, monkeypatch):
         "simulated/figures/probe.png", "simulated/figures/direct.png",
     }  # fmt: skip
     for page in pages:
-        assert (tmp_path / "results" / page).read_text().splitlines()[0] == NOTE
-    text = world.paths.leaderboard.read_text()
+        assert (tmp_path / "results" / page).read_text(encoding="utf-8").splitlines()[0] == NOTE
+    text = world.paths.leaderboard.read_text(encoding="utf-8")
     rows = table(text, "## Protocol `plain`: Plain direct")
     assert rows["Alpha"] == ["pending [a]"] and rows["Gamma"] == ["skipped [b]"]
     assert "- [a] pending: not computed yet" in text
@@ -80,7 +82,7 @@ def full(tmp_path_factory):
 
 
 def test_leaderboard_orders_by_mean_rank_and_puts_controls_below(full):
-    text = full.paths.leaderboard.read_text()
+    text = full.paths.leaderboard.read_text(encoding="utf-8")
     assert text.splitlines()[0] == NOTE
     rows = table(text, "# Simulated study")
     names = list(rows)
@@ -101,7 +103,7 @@ def test_leaderboard_orders_by_mean_rank_and_puts_controls_below(full):
 
 
 def test_table_prints_value_interval_and_rank(full):
-    text = (full.paths.results / "probe.md").read_text()
+    text = (full.paths.results / "probe.md").read_text(encoding="utf-8")
     rows = table(text, "## Protocol `plain`")
     assert rows["method"][0] == "rsna AUROC 1 %" and len(rows["method"]) == 4
     cells = pd.read_csv(full.paths.cells)
@@ -148,7 +150,7 @@ def test_task_csv_scales_between_the_controls(full):
 
 def test_published_values_are_not_printed_beside_simulated_ones(full):
     for page in (full.paths.leaderboard, full.paths.results / "probe.md"):
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
         assert "does not set `published: true`" in text and "G2D" not in text and "reported" not in text
 
 
@@ -175,10 +177,10 @@ def test_cost_is_a_page_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.report.figures.draw", lambda *_: None)  # slow, and not looked at here
     card(world, "alpha", 123.0)
     build_tables(world.plan)
-    rows = table((world.paths.results / "cost.md").read_text(), "# Pre-training cost")
+    rows = table((world.paths.results / "cost.md").read_text(encoding="utf-8"), "# Pre-training cost")
     assert rows["Alpha"] == ["cnn", "1 of 1", "123.0", "8.0", "500", "2.00", "3.50"]
     assert rows["Beta"][:3] == ["cnn", "0 of 1", "pending"]
-    assert "123" not in world.paths.leaderboard.read_text()
+    assert "123" not in world.paths.leaderboard.read_text(encoding="utf-8")
 
 
 def test_failures_are_printed_and_do_not_stop_the_tables(tmp_path, monkeypatch):
@@ -188,11 +190,13 @@ def test_failures_are_printed_and_do_not_stop_the_tables(tmp_path, monkeypatch):
         world.predict("probe", "rsna", method)
     world.fail_evaluation("probe", "rsna", "beta", "ValueError: the loss is NaN at step 7")
     build_tables(world.plan)
-    text = (world.paths.results / "probe.md").read_text()
+    text = (world.paths.results / "probe.md").read_text(encoding="utf-8")
     cell = table(text, "## Protocol `plain`")["Beta †"][0]
     mark = re.fullmatch(r"failed \[(\w+)\]", cell)
     assert mark and f"- [{mark[1]}] failed: ValueError: the loss is NaN at step 7" in text
-    assert table(world.paths.leaderboard.read_text(), "# Simulated study")["Beta †"][5] == "failed/pending"
+    assert (
+        table(world.paths.leaderboard.read_text(encoding="utf-8"), "# Simulated study")["Beta †"][5] == "failed/pending"
+    )
 
 
 def test_letters_go_on_after_z():

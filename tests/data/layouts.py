@@ -69,7 +69,7 @@ def write_mimic(root: Path, patients: int = 6, prefix: str = "mimic-cxr-2.0.0", 
         findings = {name: "" for name in sorted(CHEXPERT_LABELS)} | {"Edema": 1.0 if p % 2 else -1.0, "Pneumonia": 0.0}
         chexpert.append({"subject_id": subject, "study_id": study, **findings})
         (root / "files" / "p10" / f"p{subject}" / f"s{study}.txt").write_text(
-            f"FINDINGS: Film number {p}.\nIMPRESSION: Edema.\n"
+            f"FINDINGS: Film number {p}.\nIMPRESSION: Edema.\n", encoding="utf-8"
         )
     for kind, rows in (("metadata", meta), ("split", split), ("chexpert", chexpert)):
         text = pd.DataFrame(rows).to_csv(index=False)
@@ -77,7 +77,7 @@ def write_mimic(root: Path, patients: int = 6, prefix: str = "mimic-cxr-2.0.0", 
             with gzip.open(root / f"{prefix}-{kind}.csv.gz", "wt") as file:
                 file.write(text)
         else:
-            (root / f"{prefix}-{kind}.csv").write_text(text)
+            (root / f"{prefix}-{kind}.csv").write_text(text, encoding="utf-8")
 
 
 def write_chexpert(root: Path, per_class: int = 4, small: bool = False) -> None:
@@ -142,7 +142,7 @@ def write_siim(root: Path, images: int = 12) -> None:
         name = f"1.2.276.{i}"
         write_dicom(root / "dicom-images-train" / f"study{i}" / f"series{i}" / f"{name}.dcm", film(i, 48, 48))
         lines += [f"{name}, {encode(mask)}" for mask in siim_masks(i)] or [f"{name}, -1"]
-    (root / "train-rle.csv").write_text("\n".join(lines) + "\n")
+    (root / "train-rle.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_covidx(root: Path, images: int = 12, shared_patient: bool = False) -> None:
@@ -153,7 +153,7 @@ def write_covidx(root: Path, images: int = 12, shared_patient: bool = False) -> 
             kind = ("normal", "pneumonia", "COVID-19")[i % 3]
             lines.append(f"{patient} {part}{i}.png {kind} cohen")
             write_image(root / part / f"{part}{i}.png", film(offset + i))
-        (root / f"{part}_COVIDx9A.txt").write_text("\n".join(lines) + "\n")
+        (root / f"{part}_COVIDx9A.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_object_cxr(root: Path, images: int = 6) -> None:
@@ -189,10 +189,11 @@ def write_nih(root: Path, images: int = 8) -> None:
     names = [str(row["Image Index"]) for row in rows]
     pd.DataFrame(rows).to_csv(root / "Data_Entry_2017.csv", index=False)
     (root / "BBox_List_2017.csv").write_text(
-        f"Image Index,Finding Label,Bbox [x,y,w,h],,,\n{names[1]},Infiltrate,256.0,128.0,512.0,320.0,,,\n"
+        f"Image Index,Finding Label,Bbox [x,y,w,h],,,\n{names[1]},Infiltrate,256.0,128.0,512.0,320.0,,,\n",
+        encoding="utf-8",
     )
-    (root / "train_val_list.txt").write_text("\n".join(names[:-2]) + "\n")
-    (root / "test_list.txt").write_text("\n".join(names[-2:]) + "\n")
+    (root / "train_val_list.txt").write_text("\n".join(names[:-2]) + "\n", encoding="utf-8")
+    (root / "test_list.txt").write_text("\n".join(names[-2:]) + "\n", encoding="utf-8")
 
 
 def write_iu(root: Path, reports: int = 5) -> None:
@@ -207,7 +208,8 @@ def write_iu(root: Path, reports: int = 5) -> None:
         path.write_text(
             '<eCitation><Abstract><AbstractText Label="COMPARISON">None.</AbstractText>'
             f'<AbstractText Label="FINDINGS">Film number {i} is clear.</AbstractText>'
-            f'<AbstractText Label="IMPRESSION">{"Normal." if i % 2 else ""}</AbstractText></Abstract>{images}</eCitation>'
+            f'<AbstractText Label="IMPRESSION">{"Normal." if i % 2 else ""}</AbstractText></Abstract>{images}</eCitation>',
+            encoding="utf-8",
         )
 
 
@@ -232,7 +234,7 @@ def write_covid(root: Path, images: int = 8) -> None:
     coco = {"images": entries, "annotations": boxes}
     coco["categories"] = [{"id": k, "name": name} for k, name in enumerate(("Right Lung", "Left Lung"))]
     (root / "annotations").mkdir()
-    (root / "annotations" / "annotations.json").write_text(json.dumps(coco))
+    (root / "annotations" / "annotations.json").write_text(json.dumps(coco), encoding="utf-8")
 
 
 WRITERS = {

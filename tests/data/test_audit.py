@@ -55,7 +55,7 @@ def test_clean_data_passes_and_the_report_says_what_was_checked(tmp_path: Path) 
     study = built(study_of(tmp_path, {"rsna": {}, "siim": {}}))
     report = audit(study)
     assert not faults(report)
-    text = StudyPaths(study).audit.read_text()
+    text = StudyPaths(study).audit.read_text(encoding="utf-8")
     assert "0 faults" in text
     assert "rsna / siim" in text
 
@@ -69,14 +69,16 @@ def test_the_same_film_in_pretraining_and_in_a_test_part(tmp_path: Path) -> None
         match=r"audit\.failed\.md: rsna / siim: 6 films of pre-training on rsna are the same as one in test of siim",
     ):
         audit(study)
-    assert "| fault | same film |" in StudyPaths(study).audit.with_suffix(".failed.md").read_text()
+    assert "| fault | same film |" in StudyPaths(study).audit.with_suffix(".failed.md").read_text(encoding="utf-8")
 
 
 def test_a_duplicate_under_another_id_within_a_data_set(tmp_path: Path) -> None:
     write_rsna(tmp_path / "rsna", images=40, same_as={i: i - 20 for i in range(20, 40)})
     strict = built(study_of(tmp_path / "strict", {"rsna": {"root": str(tmp_path / "rsna")}}))
     assert not faults(audit(strict))
-    assert "40 patients share a film" in StudyPaths(strict).splits("rsna").with_suffix(".json").read_text()
+    assert "40 patients share a film" in StudyPaths(strict).splits("rsna").with_suffix(".json").read_text(
+        encoding="utf-8"
+    )
     study = built(study_of(tmp_path, {"rsna": {"split": "mgca-2022"}}))
     with pytest.raises(UserError, match=r"films of train are the same as one in (val|test) under another id"):
         audit(study)
@@ -101,7 +103,7 @@ def test_a_lightly_changed_copy_is_found_within_and_across_data_sets(how: str, t
     study = built(study_of(tmp_path, {"rsna": {"split": "train_only"}, "covidx": {"split": "official"}}))
     with pytest.raises(UserError):
         audit(study)
-    text = StudyPaths(study).audit.with_suffix(".failed.md").read_text()
+    text = StudyPaths(study).audit.with_suffix(".failed.md").read_text(encoding="utf-8")
     ids = [open_store(StudyPaths(study).data(name)).records.image_id for name in ("rsna", "covidx")]
     assert f"covidx row 0 ({ids[1][0]}) = covidx row 15 ({ids[1][15]})" in text
     assert f"rsna row 7 ({ids[0][7]}) = covidx row 15 ({ids[1][15]})" in text
@@ -121,7 +123,7 @@ def test_a_shared_patient(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"covidx: 1 patients are in (train|val) and in test"):
         audit(study)
     patient = open_store(StudyPaths(study).data("covidx")).records.patient_id[0]
-    text = StudyPaths(study).audit.with_suffix(".failed.md").read_text()
+    text = StudyPaths(study).audit.with_suffix(".failed.md").read_text(encoding="utf-8")
     assert re.search(rf"- patient {patient}: row 0 \((train|val)\), row 12 \(test\)", text)
     assert not faults(audit(built(study_of(tmp_path, {"covidx": {"split": "strict"}}))))
 
@@ -161,7 +163,7 @@ def test_draws_that_are_not_nested_or_of_one_class(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="rows of draw1 are not in the training part"):
         audit(study)
     row = outside[outside.part == "test"].row.iloc[0]
-    assert f"- rsna row {row} (" in StudyPaths(study).audit.with_suffix(".failed.md").read_text()
+    assert f"- rsna row {row} (" in StudyPaths(study).audit.with_suffix(".failed.md").read_text(encoding="utf-8")
     gap = good.copy()
     gap.loc[gap.index[gap.part == "train"][0], "draw0"] = 0
     rewrite(path, gap)
@@ -286,5 +288,5 @@ def test_films_of_one_grey_level_are_a_warning_and_join_no_patients(tmp_path: Pa
     report = audit(study)
     assert [f.text.split(",")[0] for f in report.findings if f.check == "one grey level"] == ["20 films show nothing"]
     assert not any(f.check == "same film" and f.level != "checked" for f in report.findings)
-    assert "share a film" not in StudyPaths(study).splits("rsna").with_suffix(".json").read_text()
+    assert "share a film" not in StudyPaths(study).splits("rsna").with_suffix(".json").read_text(encoding="utf-8")
     assert open_store(StudyPaths(study).data("rsna")).manifest["findings"] == {"films of one grey level": 20}

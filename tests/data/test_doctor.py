@@ -117,6 +117,6 @@ def test_precheck_fails_before_anything_runs(tmp_path: Path) -> None:
         precheck(study_of(tmp_path, {"siim": {}, "object_cxr": {}}, twin=TWIN))
     with pytest.raises(UserError, match=r"datasets\.rsna\.options: colour"):
         precheck(study_of(tmp_path, {"rsna": {"options": {"colour": 1}}}, twin=TWIN))
-    (tmp_path / "siim" / "train-rle.csv").write_text("ImageId\nx\n")
+    (tmp_path / "siim" / "train-rle.csv").write_text("ImageId\nx\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"train-rle\.csv: lacks the column 'EncodedPixels'"):
         precheck(study_of(tmp_path, {"siim": {}}))

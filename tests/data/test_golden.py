@@ -25,7 +25,7 @@ def fixtures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, dict]:
-    return json.loads(EXPECTED.read_text())
+    return json.loads(EXPECTED.read_text(encoding="utf-8"))
 
 
 def test_every_reader_has_golden_values(expected: dict[str, dict]) -> None:

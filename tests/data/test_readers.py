@@ -119,7 +119,7 @@ def test_mimic_keeps_frontal_views_and_raw_reports(tmp_path: Path) -> None:
 
 def test_mimic_version_and_reports_elsewhere(tmp_path: Path) -> None:
     write_mimic(tmp_path / "jpg", zipped=False)
-    (tmp_path / "jpg" / "mimic-cxr-2.1.0-test-set-labeled.csv").write_text("study_id\n")
+    (tmp_path / "jpg" / "mimic-cxr-2.1.0-test-set-labeled.csv").write_text("study_id\n", encoding="utf-8")
     (tmp_path / "reports").mkdir()
     for report in sorted((tmp_path / "jpg" / "files").rglob("s*.txt")):
         target = tmp_path / "reports" / report.relative_to(tmp_path / "jpg")
@@ -154,7 +154,7 @@ def test_another_version_than_the_one_asked_for_is_named(tmp_path: Path) -> None
         read("mimic_cxr", tmp_path, version="2.1.0")
     with pytest.raises(UserError, match=r"options\.version is '2\.2', supported are 2\.0\.0, 2\.1\.0"):
         read("mimic_cxr", tmp_path, version="2.2")
-    (tmp_path / "mimic-cxr-2.1.0-test-set-labeled.csv").write_text("study_id\n")
+    (tmp_path / "mimic-cxr-2.1.0-test-set-labeled.csv").write_text("study_id\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"is version 2\.1\.0, options\.version asks for 2\.0\.0"):
         read("mimic_cxr", tmp_path, version="2.0.0")
 
@@ -181,7 +181,7 @@ def test_exchanged_label_columns_are_named(name: str, table: str, tmp_path: Path
 def test_labels_that_contradict_themselves_are_named(tmp_path: Path) -> None:
     write_chexpert(tmp_path)
     path = tmp_path / "train.csv"
-    original = path.read_text()
+    original = path.read_text(encoding="utf-8")
 
     def exchanged_contents(table: pd.DataFrame) -> pd.DataFrame:
         table["No Finding"], table["Edema"] = table["Edema"], "1.0"
@@ -190,11 +190,11 @@ def test_labels_that_contradict_themselves_are_named(tmp_path: Path) -> None:
     change_table(path, exchanged_contents)
     with pytest.raises(UserError, match=r"train\.csv: line \d+: 'No Finding' is 1 beside 'Edema'"):
         read("chexpert", tmp_path)
-    path.write_text(original)
+    path.write_text(original, encoding="utf-8")
     change_table(path, lambda t: t.rename(columns={"Age": "Fracture", "Fracture": "Age"}))
     with pytest.raises(UserError, match=r"has the label column 'Fracture' where the official table has 'No Finding'"):
         read("chexpert", tmp_path)
-    path.write_text(original)
+    path.write_text(original, encoding="utf-8")
     change_table(path, lambda t: t.assign(Fracture=t["Age"]))
     with pytest.raises(UserError, match=r"train\.csv: line 2: 'Fracture' is '50', a label is 1, 0, -1 or empty"):
         read("chexpert", tmp_path)
@@ -203,15 +203,15 @@ def test_labels_that_contradict_themselves_are_named(tmp_path: Path) -> None:
 def test_an_exchanged_target_of_rsna_is_named(tmp_path: Path) -> None:
     WRITERS["rsna"](tmp_path)
     path = tmp_path / "stage_2_train_labels.csv"
-    original = path.read_text()
+    original = path.read_text(encoding="utf-8")
     change_table(path, lambda t: t.rename(columns={"Target": "width", "width": "Target"}))
     with pytest.raises(UserError, match=r"stage_2_train_labels\.csv: line \d+: Target is (nan|10|9) beside (a|no) box"):
         read("rsna", tmp_path)
-    path.write_text(original)
+    path.write_text(original, encoding="utf-8")
     change_table(path, lambda t: t.assign(Target="0"))
     with pytest.raises(UserError, match=r"line \d+: Target is 0 beside a box"):
         read("rsna", tmp_path)
-    path.write_text(original)
+    path.write_text(original, encoding="utf-8")
     change_table(path, lambda t: t.assign(x="left"))
     with pytest.raises(UserError, match=r"line 2: 'x' is 'left', no number"):
         read("rsna", tmp_path)
@@ -271,12 +271,12 @@ def test_covidx_classes(tmp_path: Path) -> None:
     for part in ("train", "test"):
         lines = (
             (tmp_path / f"{part}_COVIDx9A.txt")
-            .read_text()
+            .read_text(encoding="utf-8")
             .replace("normal", "negative")
             .replace("pneumonia", "negative")
             .replace("COVID-19", "positive")
         )
-        (tmp_path / f"{part}.txt").write_text(lines)
+        (tmp_path / f"{part}.txt").write_text(lines, encoding="utf-8")
     two = read("covidx", tmp_path, version="two_class")[1]
     assert [r.labels["COVID-19"] for r in two] == [r.labels["COVID-19"] for r in records]
     assert np.isnan(two[0].labels["normal"])
@@ -288,7 +288,7 @@ def test_object_cxr_shapes(tmp_path: Path) -> None:
     assert [len(r.boxes) for r in records[:3]] == [0, 1, 2]
     polygon = records[2].boxes[1]
     assert (polygon.x, polygon.y, polygon.width, polygon.height) == (20, 30, 8, 10)
-    (tmp_path / "train.csv").write_text("image_name,annotation\n00000.jpg,7 1 2 3 4\n")
+    (tmp_path / "train.csv").write_text("image_name,annotation\n00000.jpg,7 1 2 3 4\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"train\.csv: line 2: the annotation '7 1 2 3 4'"):
         read("object_cxr", tmp_path)
 
@@ -298,7 +298,8 @@ def test_iu_xray_reports_and_images(tmp_path: Path) -> None:
     (tmp_path / "ecgen-radiology" / "7.xml").write_text(
         "<eCitation><Abstract><AbstractText Label='FINDINGS'>Clear lungs.</AbstractText>"
         "<AbstractText Label='IMPRESSION'>Normal.</AbstractText></Abstract>"
-        "<parentImage id='CXR7_IM-1'/><parentImage id='CXR7_IM-2'/></eCitation>"
+        "<parentImage id='CXR7_IM-1'/><parentImage id='CXR7_IM-2'/></eCitation>",
+        encoding="utf-8",
     )
     for number in (1, 2):
         write_image(tmp_path / "NLMCXR_png" / f"CXR7_IM-{number}.png", np.zeros((9, 8), np.uint8))

@@ -120,7 +120,9 @@ def test_lists_of_image_ids(tmp_path: Path) -> None:
     lists = tmp_path / "lists"
     lists.mkdir()
     for part, numbers in (("train", (0, 3)), ("valid", (5,)), ("test", (1, 99))):
-        (lists / f"{part}.txt").write_text("\n".join(f"stage_2_train_images/patient-{i:04d}.dcm" for i in numbers))
+        (lists / f"{part}.txt").write_text(
+            "\n".join(f"stage_2_train_images/patient-{i:04d}.dcm" for i in numbers), encoding="utf-8"
+        )
     study, splits = divided(tmp_path, "rsna", f"lists:{lists}")
     assert [part_rows(splits, p).tolist() for p in ("train", "val", "test", "none")] == [
         [0, 3],
@@ -128,10 +130,9 @@ def test_lists_of_image_ids(tmp_path: Path) -> None:
         [1],
         [2, 4, *range(6, 12)],
     ]
-    assert (
-        "1 of 2 images of test.txt are not in the store"
-        in StudyPaths(study).splits("rsna").with_suffix(".json").read_text()
-    )
+    assert "1 of 2 images of test.txt are not in the store" in StudyPaths(study).splits("rsna").with_suffix(
+        ".json"
+    ).read_text(encoding="utf-8")
 
 
 def test_maco_needs_its_test_films(tmp_path: Path) -> None:

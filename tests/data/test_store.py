@@ -106,11 +106,13 @@ def test_no_raw_identifier_is_stored(tmp_path: Path) -> None:
     build_store("mimic_cxr", study, 1)
     folder = StudyPaths(study).data("mimic_cxr")
     records = pd.read_parquet(folder / "records.parquet")
-    everything = records.drop(columns="report").to_csv() + (folder / "manifest.json").read_text()
+    everything = records.drop(columns="report").to_csv() + (folder / "manifest.json").read_text(encoding="utf-8")
     for raw in ("1000000", "5000000", str(tmp_path)):
         assert raw not in everything
     assert records.patient_id.str.fullmatch("[0-9a-f]{16}").all()
-    assert json.loads((folder / "manifest.json").read_text())["unreadable"][0]["reason"].startswith("cannot be decoded")
+    assert json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["unreadable"][0]["reason"].startswith(
+        "cannot be decoded"
+    )
 
 
 def test_salt_is_made_once_private_and_overridable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +152,7 @@ def test_a_corrupt_film_stops_the_build_unless_tolerated(tmp_path: Path) -> None
     ) as caught:
         build_store("siim", study, 1)
     listing = StudyPaths(study).data("siim").with_name("siim.unreadable.txt")
-    assert listing.read_text().startswith(f"{broken}\tcannot be decoded")
+    assert listing.read_text(encoding="utf-8").startswith(f"{broken}\tcannot be decoded")
     assert listing.stat().st_mode & 0o077 == 0
     assert broken.stem not in str(caught.value)  # the error goes to a log
     assert not StudyPaths(study).data("siim").exists()
@@ -207,16 +209,16 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: py
     folder = StudyPaths(study).data("siim")
     journal = folder.with_name("siim.partial") / "done.jsonl"
     for _ in range(3000):
-        if journal.is_file() and journal.read_text().count("\n") >= 3:
+        if journal.is_file() and journal.read_text(encoding="utf-8").count("\n") >= 3:
             break
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not folder.exists()
-    with journal.open("a") as file:
+    with journal.open("a", encoding="utf-8") as file:
         file.write('{"start": 56, "ro')  # a line cut short by the kill
-    already = journal.read_text().count("\n") * 4
+    already = journal.read_text(encoding="utf-8").count("\n") * 4
     monkeypatch.setattr(decode, "CHUNK", 4)
     reader, options = resolve(study, "siim")
     seen: list[str] = []
@@ -239,7 +241,7 @@ def test_a_changed_data_set_is_not_resumed(tmp_path: Path) -> None:
         build_store("siim", study, 1)
     for old in tmp_path.rglob("*.dcm"):
         old.unlink()
-    (tmp_path / "siim" / "train-rle.csv").write_text("ImageId, EncodedPixels\nonly, -1\n")
+    (tmp_path / "siim" / "train-rle.csv").write_text("ImageId, EncodedPixels\nonly, -1\n", encoding="utf-8")
     write_dicom(tmp_path / "siim" / "dicom-images-train" / "only.dcm", film(99))
     build_store("siim", study, 1)
     assert open_store(StudyPaths(study).data("siim")).images.shape == (1, 32, 32)

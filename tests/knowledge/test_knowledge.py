@@ -61,7 +61,8 @@ def test_graph_holds_hpo_and_our_facts(knowledge: Knowledge) -> None:
 def test_an_old_ontology_is_named(tmp_path: Path) -> None:
     file = tmp_path / "hp.obo"
     file.write_text(
-        'format-version: 1.2\n\n[Term]\nid: HP:1\nname: A\nsynonym: "B \\"b\\"" EXACT []\nis_a: HP:2 ! C\n\n[Term]\nid: HP:3\nname: old\nis_obsolete: true\n'
+        'format-version: 1.2\n\n[Term]\nid: HP:1\nname: A\nsynonym: "B \\"b\\"" EXACT []\nis_a: HP:2 ! C\n\n[Term]\nid: HP:3\nname: old\nis_obsolete: true\n',
+        encoding="utf-8",
     )
     terms = read_obo(file)
     assert list(terms) == ["HP:1"] and terms["HP:1"].parents == ["HP:2"]
@@ -102,7 +103,7 @@ def test_save_and_load(knowledge: Knowledge, tmp_path: Path) -> None:
     assert torch.equal(again.embeddings, knowledge.embeddings) and again.source == "hpo"
     text = "No effusion. Heart size is mildly enlarged, possible edema."
     assert again.link(text) == knowledge.link(text)
-    (tmp_path / "knowledge.json").write_text("{")
+    (tmp_path / "knowledge.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="build the knowledge again"):
         Knowledge.load(tmp_path)
 
@@ -127,14 +128,14 @@ def release(tmp_path: Path) -> Path:
         conso("C0032226", "Pleural disease group"),
         conso("C0035204", "Disease of respiratory system"),
         conso("C9999999", "Broken toe"),
-    ]) + "\n")  # fmt: skip
+    ]) + "\n", encoding="utf-8")  # fmt: skip
     (tmp_path / "MRREL.RRF").write_text("\n".join([
         rel("C0032226", "CHD", "C0032227", "isa"),  # the effusion is a pleural disease
         rel("C0032226", "PAR", "C0035204"),  # whose parent is the disease of the respiratory system
         rel("C0032225", "RO", "C0032227", "has_finding_site"),
         rel("C9999999", "CHD", "C0032227", "isa", suppress="O"),
         rel("C0018799", "SY", "C9999999"),
-    ]) + "\n")  # fmt: skip
+    ]) + "\n", encoding="utf-8")  # fmt: skip
     return tmp_path
 
 
@@ -159,7 +160,7 @@ def test_umls(release: Path) -> None:
 def test_umls_errors(release: Path) -> None:
     with pytest.raises(UserError, match=r"knowledge\.root"):
         build_knowledge(KnowledgeConfig(source="umls"), seed=0)
-    (release / "MRREL.RRF").write_text("C1|x|\n")
+    (release / "MRREL.RRF").write_text("C1|x|\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"MRREL\.RRF: line 1 has 2 fields, not 16"):
         build_knowledge(KnowledgeConfig(source="umls", root=release), seed=0)
     (release / "MRREL.RRF").unlink()

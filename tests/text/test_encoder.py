@@ -95,7 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Pa
     sizes = BertConfig(vocab_size=150, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, max_position_embeddings=40)  # fmt: skip
     BertModel(sizes).save_pretrained(path)
     vocabulary = sorted(tokenizer.backend.get_vocab().items(), key=lambda item: item[1])
-    (path / "vocab.txt").write_text("\n".join(token for token, _ in vocabulary))
+    (path / "vocab.txt").write_text("\n".join(token for token, _ in vocabulary), encoding="utf-8")
     BertTokenizerFast(vocab=dict(vocabulary)).save_pretrained(path)
     return path
 

@@ -19,7 +19,7 @@ def _curve(study: Study, entry: Entry, seed: int) -> str:
     path = StudyPaths(study).pretrain(entry.name, seed) / "metrics.jsonl"
     path.unlink(missing_ok=True)
     pretrain(study, entry, seed, Fingerprint("", ""))
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 # Between them: noise, negatives and swapped texts drawn in the loss; masks; dropout of BERT; the order and the views.

@@ -68,7 +68,7 @@ def test_the_reader_understands_every_film(raw, name):
 
 @pytest.mark.parametrize("name", PLACES)
 def test_the_folder_says_that_it_is_virtual(raw, name):
-    card = json.loads((raw / name / "TWIN.json").read_text())
+    card = json.loads((raw / name / "TWIN.json").read_text(encoding="utf-8"))
     assert card["virtual"] is True
     truth = pd.read_parquet(raw / name / card["truth"])
     assert len(truth) == IMAGES
@@ -169,7 +169,7 @@ def test_every_spelling_of_dicom_gives_the_same_film(tmp_path, rng, form, tolera
 
 def test_siim_masks_are_the_drawn_ones(raw, anatomy_path, monkeypatch):
     reader, records = read(raw, "siim")
-    header = (raw / "siim" / "train-rle.csv").read_text().splitlines()[0]
+    header = (raw / "siim" / "train-rle.csv").read_text(encoding="utf-8").splitlines()[0]
     assert header == "ImageId, EncodedPixels"
     jobs = []
     writer = twin_writers()["siim"]
@@ -228,7 +228,7 @@ def test_nih(raw):
         for box in r.boxes:
             assert r.labels[box.category] == 1
             assert min(np.abs(np.array((box.x, box.y, box.width, box.height)) - b).max() for b in drawn) < 1e-6
-    lines = (raw / "nih" / "Data_Entry_2017.csv").read_text().splitlines()
+    lines = (raw / "nih" / "Data_Entry_2017.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0].endswith("View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],")
     assert {line.count(",") for line in lines} == {11}
 

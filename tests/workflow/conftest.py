@@ -37,8 +37,8 @@ def snakemake(*args: str, check: bool = True, timeout: float = 900) -> subproces
 
 def write_config(path: Path, base: str = "smoke", **changes: object) -> Path:
     """A study file made from ``config/<base>.yaml`` with top-level keys replaced."""
-    config = yaml.safe_load((ROOT / "config" / f"{base}.yaml").read_text())
-    path.write_text(yaml.safe_dump({**config, **changes}))
+    config = yaml.safe_load((ROOT / "config" / f"{base}.yaml").read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump({**config, **changes}), encoding="utf-8")
     return path
 
 

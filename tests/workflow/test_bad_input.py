@@ -15,7 +15,7 @@ from tests.workflow.conftest import snakemake, write_config
 
 
 def smoke_config() -> dict:
-    return yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text())
+    return yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_missing_data_root(tmp_path: Path) -> None:
 
 def test_not_yaml_and_not_there(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
-    bad.write_text("a: [1, 2\nb: }")
+    bad.write_text("a: [1, 2\nb: }", encoding="utf-8")
     with pytest.raises(UserError, match=r"bad\.yaml"):
         load_study(bad)
     with pytest.raises(UserError, match=r"none\.yaml"):

@@ -112,7 +112,10 @@ def test_fingerprints_that_change(edit: Edit, keys_of: Keys, unedited: dict[str,
 @pytest.mark.parametrize("edit", EDITS, ids=str)
 def test_jobs_that_are_planned(edit: Edit, smoke: Run, tmp_path: Path) -> None:
     """The same table as ``snakemake -n`` sees it, over the finished study."""
-    checkout, config = copy_of_sources(tmp_path / "checkout"), copy.deepcopy(yaml.safe_load(smoke.config.read_text()))
+    checkout, config = (
+        copy_of_sources(tmp_path / "checkout"),
+        copy.deepcopy(yaml.safe_load(smoke.config.read_text(encoding="utf-8"))),
+    )
     kept = tmp_path / "kept"
     shutil.copytree(smoke.folder, kept, symlinks=True)
     try:
@@ -153,7 +156,7 @@ def test_a_weights_file_and_lists_of_films_count_by_content(keys_of: Keys, tmp_p
     lists.mkdir()
     weights.write_bytes(b"one")
     for name in ("train", "val", "test"):
-        (lists / f"{name}.txt").write_text("a.png\n")
+        (lists / f"{name}.txt").write_text("a.png\n", encoding="utf-8")
     config = smoke_config()
     config["encoders"]["cnn"]["pretrained"] = str(weights)
     config["datasets"]["rsna"]["split"] = f"lists:{lists}"
@@ -164,7 +167,7 @@ def test_a_weights_file_and_lists_of_films_count_by_content(keys_of: Keys, tmp_p
     weights.write_bytes(b"one")
     os.utime(weights, ns=(1, 1))
     assert keys_of(ROOT, config) == before
-    (lists / "test.txt").write_text("b.png\n")
+    (lists / "test.txt").write_text("b.png\n", encoding="utf-8")
     changed = {name for name, key in keys_of(ROOT, config).items() if before[name] != key}
     few = {f"evaluate few_shot rsna {row} 0" for row in ("cvpr24", "isbi24", "random", "constant")}
     assert changed == {"splits rsna", "audit", "tables", *few}
@@ -176,7 +179,9 @@ def test_marked_trainings_outlive_an_edit_of_the_code(keys_of: Keys, tmp_path: P
     before = keys_of(ROOT, config)
     checkout = copy_of_sources(tmp_path)
     for path in ("mlip/pretraining/loop.py", "mlip/isbi24/model.py", "mlip/data/build.py"):
-        (checkout / path).write_text((checkout / path).read_text() + "\n_EDITED = 1\n")
+        (checkout / path).write_text(
+            (checkout / path).read_text(encoding="utf-8") + "\n_EDITED = 1\n", encoding="utf-8"
+        )
     after = keys_of(checkout, config)
     changed = {name for name, key in after.items() if before[name] != key}
     assert not {n for n in changed if n.startswith("pretrain")} and "store mimic" in changed

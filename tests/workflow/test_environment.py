@@ -19,30 +19,30 @@ ENVS = ROOT / "workflows" / "envs"
 
 def test_conda_environment_asks_for_python_only() -> None:
     for path in ENVS.glob("*.yaml"):
-        env = yaml.safe_load(path.read_text())
+        env = yaml.safe_load(path.read_text(encoding="utf-8"))
         assert env == {"channels": ["conda-forge"], "dependencies": ["python=3.11"]}
         assert path.with_suffix(".post-deploy.sh").is_file()
 
 
 def test_every_rule_that_runs_code_has_an_environment() -> None:
     for path in (ROOT / "workflows" / "rules").glob("*.smk"):
-        for rule in re.split(r"^rule ", path.read_text(), flags=re.M)[1:]:
+        for rule in re.split(r"^rule ", path.read_text(encoding="utf-8"), flags=re.M)[1:]:
             assert "conda:" in rule and "log:" in rule, f"{path.name}: {rule.split(':')[0]}"
 
 
 def test_post_deploy_names_the_present_lock() -> None:
     digest = hashlib.sha256((ROOT / "requirements.lock").read_bytes()).hexdigest()
-    assert digest in (ENVS / "mlip.post-deploy.sh").read_text(), "run `make lock`"
+    assert digest in (ENVS / "mlip.post-deploy.sh").read_text(encoding="utf-8"), "run `make lock`"
 
 
 def test_lock_names_no_registry_and_pins_every_dependency() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     assert not re.search(r"https?://|--index|--find-links", lock)
     assert all("==" in line for line in lock.splitlines() if line and not line.startswith((" ", "#")))
     pinned = {line.split("==")[0].lower() for line in lock.splitlines() if "==" in line}
     import tomllib
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
     names = {re.match(r"[A-Za-z0-9._-]+", item)[0].lower().replace("_", "-") for item in wanted}  # type: ignore[index]
     assert names <= pinned
@@ -76,7 +76,7 @@ def test_post_deploy_installs_into_a_fresh_environment(tmp_path: Path) -> None:
         )
         return [line for line in lines.stdout.splitlines() if "==" in line]
 
-    ours = {line for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line}
+    ours = {line for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines() if "==" in line}
     pinned = {line.split(" ;")[0] for line in ours}
     own = ("pip==", "setuptools==")  # what a new environment brings itself
     found = {v.lower() for v in versions(str(prefix / "bin" / "python")) if not v.startswith(own)}

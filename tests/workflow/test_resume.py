@@ -63,7 +63,7 @@ def test_killed_training_continues_and_ends_with_the_same_weights(smoke: Run, tm
     assert reached > 0
 
     subprocess.run(_command(killed_file), cwd=ROOT, check=True, capture_output=True)
-    card = json.loads((paths.pretrain(ROW, 0) / "card.json").read_text())
+    card = json.loads((paths.pretrain(ROW, 0) / "card.json").read_text(encoding="utf-8"))
     assert card["resumed"] == 1
     assert not state.exists()
     expected = load_file(StudyPaths(whole).pretrain(ROW, 0) / "method.safetensors")
@@ -74,7 +74,7 @@ def test_killed_training_continues_and_ends_with_the_same_weights(smoke: Run, tm
     curves = [
         [
             json.loads(line)["loss"]
-            for line in (StudyPaths(s).pretrain(ROW, 0) / "metrics.jsonl").read_text().splitlines()
+            for line in (StudyPaths(s).pretrain(ROW, 0) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         ]
         for s in (whole, killed)
     ]

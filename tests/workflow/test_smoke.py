@@ -36,15 +36,15 @@ def test_every_prediction_file_is_there(smoke: Run) -> None:
 def test_first_line_names_the_data(smoke: Run) -> None:
     paths = StudyPaths(smoke.study)
     for path in [paths.leaderboard, *paths.results.glob("*.md")]:
-        assert "VIRTUAL PATIENTS" in path.read_text().splitlines()[0], path
+        assert "VIRTUAL PATIENTS" in path.read_text(encoding="utf-8").splitlines()[0], path
 
 
 def test_cards_state_cost_and_versions(smoke: Run) -> None:
     paths = StudyPaths(smoke.study)
     for name, entry in entries(smoke.study)[0].items():
-        card = json.loads((paths.pretrain(name, 0) / "card.json").read_text())
+        card = json.loads((paths.pretrain(name, 0) / "card.json").read_text(encoding="utf-8"))
         assert card["versions"]["torch"] and card["commit"] and card["parameters_total"] > 0
-        lines = (paths.pretrain(name, 0) / "metrics.jsonl").read_text().splitlines()
+        lines = (paths.pretrain(name, 0) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         assert len(lines) == card["steps"]
         if entry.manifest.trained:
             assert card["seconds"] > 0 and card["samples_per_second"] > 0
@@ -64,7 +64,10 @@ def test_results_hold_no_raw_ids_and_no_report_text(smoke: Run) -> None:
     ids |= {p.stem for p in raw.glob("files/p*/p*/s*/*.jpg")}
     assert len(ids) > 50
     sentences = {
-        s for p in list(raw.glob("files/p*/p*/s*.txt"))[:20] for s in p.read_text().splitlines() if len(s) > 40
+        s
+        for p in list(raw.glob("files/p*/p*/s*.txt"))[:20]
+        for s in p.read_text(encoding="utf-8").splitlines()
+        if len(s) > 40
     }
     files = [
         p
@@ -77,7 +80,7 @@ def test_results_hold_no_raw_ids_and_no_report_text(smoke: Run) -> None:
     for path in files:
         if path.suffix == ".png":
             continue
-        text = path.read_text() if path.suffix != ".parquet" else pd.read_parquet(path).to_csv()
+        text = path.read_text(encoding="utf-8") if path.suffix != ".parquet" else pd.read_parquet(path).to_csv()
         assert not [i for i in ids if i in text], path
         assert not [s for s in sentences if s in text], path
 
@@ -93,11 +96,11 @@ def test_tables_come_from_predictions_alone(smoke: Run, tmp_path: Path) -> None:
     copied = StudyPaths(moved)
     shutil.copytree(paths.work / "predictions", copied.work / "predictions")
     build_tables(resolve(moved))
-    assert copied.cells.read_text() == paths.cells.read_text()
+    assert copied.cells.read_text(encoding="utf-8") == paths.cells.read_text(encoding="utf-8")
 
 
 def test_analyses_are_made_and_linked(smoke: Run) -> None:
-    paths, page = StudyPaths(smoke.study), StudyPaths(smoke.study).leaderboard.read_text()
+    paths, page = StudyPaths(smoke.study), StudyPaths(smoke.study).leaderboard.read_text(encoding="utf-8")
     for name, entry in entries(smoke.study)[0].items():
         wanted = "maps" in entry.manifest.capabilities
         for kind in ("png", "csv"):

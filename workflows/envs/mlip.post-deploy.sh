@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run by Snakemake inside the new environment. Snakemake names an environment by the hash of its files, so the lock's
 # digest stands here: a changed lock makes a new environment (`make lock` renews the line).
-# requirements.lock sha256: 8487f6abf037b3387a967bc4d0dec55a1eb74a395f197772f05801ef99724024
+# requirements.lock sha256: 35a980da5c115fac05db26bf860ea31e5166db18dcb150570e7b0046b09d3bce
 set -euo pipefail
 for root in "${MLIP_ROOT:-}" "$PWD" "$(dirname "${BASH_SOURCE[0]}")/../.."; do
   if [ -n "$root" ] && [ -f "$root/requirements.lock" ] && [ -f "$root/workflows/envs/install.sh" ]; then

@@ -29,9 +29,10 @@ if MAPPED:
         conda:
             "../envs/mlip.yaml"
         params:
+            seed=FIRST_SEED,
             spec=lambda w: film_maps.fingerprint(PLAN, w.mapped, FIRST_SEED).key,
         shell:
-            "python -m mlip run maps {wildcards.mapped} --seed {FIRST_SEED} -s {STUDY_FILE:q} --threads {threads} > {log:q} 2>&1"
+            "python -m mlip run maps {wildcards.mapped} --seed {params.seed} --threads {threads} > {log:q} 2>&1"
 
 
 if PAIR_PAGE:
@@ -54,4 +55,4 @@ if PAIR_PAGE:
         params:
             spec=false_negatives.fingerprint(PLAN).key,
         shell:
-            "python -m mlip run false-negatives -s {STUDY_FILE:q} --threads {threads} > {log:q} 2>&1"
+            "python -m mlip run false-negatives --threads {threads} > {log:q} 2>&1"

@@ -38,8 +38,10 @@ take_over(Path(".snakemake"), hold=not workflow.dryrun)
 PATHS = PLAN.paths
 PRINTS = PLAN.fingerprints
 WORK = str(PATHS.work)
-# Written when a run starts (workflows/Snakefile), never by a dry run; another configuration has another name.
-STUDY_FILE = str(PATHS.resolved(digest(STUDY.model_dump(mode="json"))))
+# Where the jobs find the study. It is written when a run starts (workflows/Snakefile), never by a dry run, and another
+# configuration has another name; so it is no parameter of a rule, which would repeat everything.
+STUDY_FILE = PATHS.resolved(digest(STUDY.model_dump(mode="json")))
+os.environ["MLIP_STUDY"] = str(STUDY_FILE)
 PREDICTIONS = [
     str(PATHS.predictions(e.task, e.protocol, e.dataset, e.row, e.seed))
     for e in PLAN.evaluations
@@ -52,6 +54,10 @@ ALL_CORES = 1024  # Snakemake lowers it to what there is, and need not know that
 
 def one_of(names):
     return "|".join(sorted(names)) or "none"
+
+
+envvars:
+    "MLIP_STUDY",
 
 
 wildcard_constraints:
@@ -97,9 +103,7 @@ def held(files):
 
 def corpus(_):
     return [
-        f
-        for d in STUDY.pretrain.datasets
-        for f in [*held(store_of(d)), splits_of(d)]
+        f for d in STUDY.pretrain.datasets for f in [*held(store_of(d)), splits_of(d)]
     ]
 
 

@@ -8,18 +8,18 @@ rule store:
         records=f"{WORK}/data/{{dataset}}/records.parquet",
         manifest=f"{WORK}/data/{{dataset}}/manifest.json",
         images=f"{WORK}/data/{{dataset}}/images.npy",
-    wildcard_constraints:
-        dataset=one_of(set(STUDY.datasets) - MASKED),
     log:
         f"{WORK}/logs/data/{{dataset}}.log",
     benchmark:
         f"{WORK}/benchmarks/data/{{dataset}}.tsv"
+    wildcard_constraints:
+        dataset=one_of(set(STUDY.datasets) - MASKED),
     conda:
         "../envs/mlip.yaml"
     params:
         spec=lambda w: PRINTS.store(w.dataset).key,
     shell:
-        "python -m mlip run data {wildcards.dataset} -s {STUDY_FILE:q} --threads {threads} > {log:q} 2>&1"
+        "python -m mlip run data {wildcards.dataset} --threads {threads} > {log:q} 2>&1"
 
 
 use rule store as store_with_masks with:
@@ -46,7 +46,7 @@ rule splits:
     params:
         spec=lambda w: PRINTS.splits(w.dataset).key,
     shell:
-        "python -m mlip run splits {wildcards.dataset} -s {STUDY_FILE:q} > {log:q} 2>&1"
+        "python -m mlip run splits {wildcards.dataset} > {log:q} 2>&1"
 
 
 rule audit:
@@ -62,4 +62,4 @@ rule audit:
     params:
         spec=PRINTS.audit().key,
     shell:
-        "python -m mlip run audit -s {STUDY_FILE:q} > {log:q} 2>&1"
+        "python -m mlip run audit > {log:q} 2>&1"

@@ -11,9 +11,7 @@ rule evaluate:
     conda:
         "../envs/mlip.yaml"
     params:
-        spec=lambda w: PLAN.evaluation(
-            w.task, w.protocol, w.dataset, w.row, w.seed
-        ).key,
+        spec=lambda w: PLAN.evaluation(w.task, w.protocol, w.dataset, w.row, w.seed).key,
     shell:
         "python -m mlip run evaluate {wildcards.task} {wildcards.protocol} {wildcards.dataset} {wildcards.row}"
-        " --seed {wildcards.seed} -s {STUDY_FILE:q} --threads {threads} > {log:q} 2>&1"
+        " --seed {wildcards.seed} --threads {threads} > {log:q} 2>&1"

@@ -13,7 +13,7 @@ rule tokenizer:
     params:
         spec=PRINTS.tokenizer().key,
     shell:
-        "python -m mlip run tokenizer -s {STUDY_FILE:q} > {log:q} 2>&1"
+        "python -m mlip run tokenizer > {log:q} 2>&1"
 
 
 rule knowledge:
@@ -26,7 +26,7 @@ rule knowledge:
     params:
         spec=PRINTS.knowledge().key,
     shell:
-        "python -m mlip run knowledge -s {STUDY_FILE:q} > {log:q} 2>&1"
+        "python -m mlip run knowledge > {log:q} 2>&1"
 
 
 # Resumable: the training state lies in work/<study>/state, which Snakemake does not know and so does not delete.
@@ -50,7 +50,7 @@ rule pretrain:
     params:
         spec=lambda w: PLAN.training(w.method, w.seed).key,
     shell:
-        "python -m mlip run pretrain {wildcards.method} --seed {wildcards.seed} -s {STUDY_FILE:q} --threads {threads} >> {log:q} 2>&1"
+        "python -m mlip run pretrain {wildcards.method} --seed {wildcards.seed} --threads {threads} >> {log:q} 2>&1"
 
 
 rule features:
@@ -66,5 +66,5 @@ rule features:
     params:
         spec=lambda w: PLAN.features(w.method, w.seed, w.dataset).key,
     shell:
-        "python -m mlip run features {wildcards.method} {wildcards.dataset} --seed {wildcards.seed} -s {STUDY_FILE:q}"
+        "python -m mlip run features {wildcards.method} {wildcards.dataset} --seed {wildcards.seed}"
         " --threads {threads} > {log:q} 2>&1"

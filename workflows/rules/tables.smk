@@ -23,4 +23,4 @@ rule tables:
     params:
         spec=PLAN.tables().key,
     shell:
-        "python -m mlip run tables -s {STUDY_FILE:q} > {log:q} 2>&1"
+        "python -m mlip run tables > {log:q} 2>&1"

@@ -14,7 +14,7 @@ rule anatomy:
     params:
         spec=PRINTS.anatomy().key if STUDY.twin else "",
     shell:
-        "python -m mlip run anatomy -s {STUDY_FILE:q} --threads {threads} > {log:q} 2>&1"
+        "python -m mlip run anatomy --threads {threads} > {log:q} 2>&1"
 
 
 rule twin:
@@ -32,4 +32,4 @@ rule twin:
     params:
         spec=lambda w: PRINTS.twin(w.hospital).key,
     shell:
-        "python -m mlip run twin {wildcards.hospital} -s {STUDY_FILE:q} --threads {threads} > {log:q} 2>&1"
+        "python -m mlip run twin {wildcards.hospital} --threads {threads} > {log:q} 2>&1"

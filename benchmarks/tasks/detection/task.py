@@ -37,6 +37,7 @@ class DetectionTask(Task):
     needs: ClassVar[Literal["features", "method"]] = "method"
     controls = ("prior-box",)
     label_draws = True
+    needs_maps = True
     scored_later = ("skip_undetected", "skip_negative")
     Protocol = DetectionProtocol
 
@@ -132,7 +133,7 @@ class _Data:
         output = self.job.output
         output.parent.mkdir(parents=True, exist_ok=True)
         path = output.with_name(f"{output.stem}.f{fraction}.d{draw}.json")
-        path.write_text(json.dumps(coco_results(ids["image_id"].tolist(), found)))
+        path.write_text(json.dumps(coco_results(ids["image_id"].tolist(), found)), encoding="utf-8")
         table = pd.concat([ids.iloc[table.pop("image")].reset_index(drop=True), table], axis=1)
         table.insert(2, "fraction", fraction)
         table.insert(3, "draw", draw)

@@ -33,6 +33,7 @@ class SegmentationTask(Task):
     needs: ClassVar[Literal["features", "method"]] = "method"
     controls = ("empty-mask", "mean-mask")
     label_draws = True
+    needs_maps = True
     scored_later = ("leaderboard",)
     Protocol = SegmentationProtocol
 

@@ -105,6 +105,7 @@ class Task(ABC):
     controls: ClassVar[tuple[str, ...]] = ()  # rows that need no method, e.g. ("constant",)
     requires: ClassVar[tuple[str, ...]] = ()  # capabilities a method must have
     fraction_unit: ClassVar[str] = "%"  # "%", "shots" or "" (one cell without training)
+    needs_maps: ClassVar[bool] = False  # builds on the feature maps of the method's image network
     label_draws: ClassVar[bool] = False  # trains on the splits' draws of label fractions
     scored_later: ClassVar[tuple[str, ...]] = ()  # protocol keys that only say how predictions are scored
     Protocol: ClassVar[type[Protocol]]
@@ -146,6 +147,8 @@ class Task(ABC):
 
     def skip_reason(self, entry: Entry, dataset: str) -> str:
         """Why a method has no cell here, or ""."""
+        if self.needs_maps and not entry.manifest.feature_maps:
+            return "the method's image network gives no feature maps"
         lacking = [c for c in self.requires if c not in entry.manifest.capabilities]
         return f"the method has no {' or '.join(lacking)} capability" if lacking else ""
 

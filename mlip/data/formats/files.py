@@ -56,7 +56,11 @@ def read_table(path: Path, columns: Iterable[str], rows: int | None = None) -> p
 
 def read_lines(path: Path) -> list[str]:
     """Non-empty stripped lines of a list file, or none where there is no such file."""
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+    return (
+        [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if path.is_file()
+        else []
+    )
 
 
 def read_grey(path: Path) -> np.ndarray:

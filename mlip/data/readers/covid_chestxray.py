@@ -87,7 +87,7 @@ class CovidChestxray(Reader):
         if not path.is_file():
             return {}
         try:
-            coco = json.loads(path.read_text())
+            coco = json.loads(path.read_text(encoding="utf-8"))
             names = {i["id"]: i["file_name"] for i in coco["images"]}
             categories = {c["id"]: c["name"] for c in coco["categories"]}
             boxes: dict[str, list[Box]] = {}

@@ -132,7 +132,7 @@ class MimicCxr(Reader):
 def _read_report(path: str) -> str:
     """The report, or "" where the study has none: the doctor counts them."""
     try:
-        with open(path, errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except FileNotFoundError:
         return ""

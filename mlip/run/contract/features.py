@@ -112,11 +112,13 @@ def check_own_image_network_has_feature_maps(subject: Subject) -> None:
         after = method.encode_image(subject.images)
     if any(not same(getattr(before, name), getattr(after, name), 1e-6) for name in FEATURES):
         return
+    if not subject.entry.manifest.feature_maps:
+        return  # detection and segmentation skip the method
     if not overrides_feature_maps(subject):
         raise _wrong(
             subject,
             "encode_image() has an image network of its own, and detection and segmentation would score the unused image_encoder",
-            "define feature_maps(images) -> one grid or four maps [B, C, h, w], or use self.image_encoder",
+            "define feature_maps(images) -> one grid or four maps [B, C, h, w], or set `feature_maps: false` in method.yaml",
         )
 
 

@@ -172,9 +172,10 @@ def write_truth(
     table.to_parquet(folder / "truth.parquet", index=False)
     (folder / "TWIN.json").write_text(
         json.dumps({"virtual": True, "seed": seed, "hospital": place, "layout": layout, "truth": "truth.parquet"})
-        + "\n"
+        + "\n",
+        encoding="utf-8",
     )
-    (folder / "README").write_text(README.format(layout=layout))
+    (folder / "README").write_text(README.format(layout=layout), encoding="utf-8")
 
 
 def sentence_truth(sentences: Sequence[Sentence]) -> list[dict[str, Any]]:

@@ -120,7 +120,9 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
         taken = take_films(scratch, anatomy_path, size, jobs, _save, workers, "covid_chestxray")
         pd.DataFrame(rows, columns=_COLUMNS).to_csv(scratch / "metadata.csv", index=False)
         boxes = [(Path(film.job.path).name, film.rows) for film in taken]
-        (scratch / "annotations" / "annotations.json").write_text(json.dumps(_coco(boxes, size)) + "\n")
+        (scratch / "annotations" / "annotations.json").write_text(
+            json.dumps(_coco(boxes, size)) + "\n", encoding="utf-8"
+        )
         write_truth(scratch, taken, seed=seed, place=hospital, layout=LAYOUT, sentences=sentences)
 
 

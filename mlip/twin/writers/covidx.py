@@ -65,7 +65,7 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
                 for n in (job.note for job in jobs)
                 if n["part"] == part
             ]
-            (scratch / f"{part}_COVIDx9A.txt").write_text("\n".join(rows) + "\n")
+            (scratch / f"{part}_COVIDx9A.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
         write_truth(scratch, taken, seed=seed, place=hospital, layout=LAYOUT)
 
 

@@ -86,7 +86,7 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
     with whole_folder(folder) as scratch:
         taken = take_films(scratch, anatomy_path, size, jobs, save_image, workers, "mimic_cxr")
         for path, text in reports.items():
-            (scratch / path).write_text(text)
+            (scratch / path).write_text(text, encoding="utf-8")
         for kind, rows in tables.items():
             # mtime 0: the same study gives the same bytes.
             pd.DataFrame(rows).to_csv(

@@ -81,11 +81,11 @@ def write(folder: Path, anatomy_path: Path, images: int, hospital: str, size: in
                 )
     with whole_folder(folder) as scratch:
         taken = take_films(scratch, anatomy_path, size, jobs, _save, workers, "nih")
-        (scratch / "Data_Entry_2017.csv").write_text("\n".join(table) + "\n")
+        (scratch / "Data_Entry_2017.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
         boxes = [row for film in taken for row in film.rows]
-        (scratch / "BBox_List_2017.csv").write_text("\n".join([_BOXES, *boxes]) + "\n")
+        (scratch / "BBox_List_2017.csv").write_text("\n".join([_BOXES, *boxes]) + "\n", encoding="utf-8")
         for part, text in lists.items():
-            (scratch / f"{part}_list.txt").write_text(text)
+            (scratch / f"{part}_list.txt").write_text(text, encoding="utf-8")
         write_truth(scratch, taken, seed=seed, place=hospital, layout=LAYOUT)
 
 

@@ -70,7 +70,7 @@ class MethodMaps:
                 "the method's image features do not come from its image_encoder, and it gives no feature maps of the "
                 "network they come from",
                 where=self.where,
-                fix="override feature_maps (mlip/contract.py), or leave detection and segmentation out",
+                fix="override feature_maps (mlip/contract.py), or set `feature_maps: false` in method.yaml: the cells are then skipped",
             )
 
     def _demand_shapes(self, maps: list[Tensor]) -> None:
