@@ -18,6 +18,7 @@ from mlip.data.catalogue import resolve
 from mlip.data.decode import DecodeJob, decode_all, drop_rows, prepare
 from mlip.data.privacy import hash_id, read_salt
 from mlip.data.records import Reader, Record
+from mlip.data.validation import validate_records
 from mlip.errors import UserError
 from mlip.paths import StudyPaths
 from mlip.study import Study
@@ -84,12 +85,7 @@ def build_store(name: str, study: Study, workers: int) -> None:
     config, paths = study.datasets[name], StudyPaths(study)
     version = reader.verify(config.root, options)
     records = reader.records(config.root, options)
-    if not records:
-        raise UserError(
-            "no image is left after the options were applied", where=config.root, fix=f"change datasets.{name}.options"
-        )
-    if len({r.image_id for r in records}) != len(records):
-        raise UserError("lists an image twice", where=config.root, fix="use the unmodified official tables")
+    validate_records(records, config.root, name)
     folder = paths.data(name)
     partial = folder.with_name(f"{folder.name}.partial")
     masked = np.array([bool(reader.mask_name) and r.mask is not None for r in records])

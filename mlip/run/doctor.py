@@ -16,6 +16,7 @@ from rich.text import Text
 
 from mlip.data.catalogue import resolve
 from mlip.data.records import Reader, Record
+from mlip.data.validation import has_report, validate_records
 from mlip.errors import UserError
 from mlip.seeding import generator
 from mlip.study import Study
@@ -41,6 +42,8 @@ class DatasetHealth:
     next_step: str = ""
     complete: dict[str, int] = field(default_factory=dict)  # counts of the whole official release, where known
     positives: dict[str, int] = field(default_factory=dict)  # images by label that is positive
+    notes: list[str] = field(default_factory=list)  # what the reader says about these records
+    trainable: bool = False  # whether a report has a sentence to train on
 
     @property
     def usable(self) -> bool:
@@ -130,6 +133,8 @@ def render(report: DoctorReport, console: Console | None = None) -> None:
     if report.problem:
         console.print(Text(report.problem, style="red"), soft_wrap=True)
     for d in report.datasets:
+        for note in d.notes:
+            console.print(Text(f"{d.name}: {note}"), soft_wrap=True)
         if d.problem or d.next_step:
             console.print(Text(f"{d.name}: {'; '.join(filter(None, (d.problem, d.next_step)))}"), soft_wrap=True)
     verdict = ("The study can run as configured.", "green") if report.ok else ("The study cannot run yet.", "red")
@@ -158,9 +163,11 @@ def _tables(study: Study, health: dict[str, DatasetHealth]) -> tuple[list[Reach]
 
     reach: dict[tuple[str, str], Reach] = {}
     problem = ""
-    unready = [name for name in study.pretrain.datasets if not health[name].usable]
+    unready = {name: health[name].state for name in study.pretrain.datasets if not health[name].usable}
     try:
-        entries(study)
+        if any(entry.manifest.trained for entry in entries(study).values()):
+            silent = [n for n in study.pretrain.datasets if health[n].state == "ready" and not health[n].trainable]
+            unready |= dict.fromkeys(silent, "has no reports")
         for task, config, _, protocol in task_protocols(study):
             for name in config.datasets:
                 at = reach.setdefault((task, name), Reach(task, name))
@@ -171,7 +178,7 @@ def _tables(study: Study, health: dict[str, DatasetHealth]) -> tuple[list[Reach]
                 if not at.obstacle and not health[name].usable:
                     at.obstacle = f"data {health[name].state}"
                 if not at.obstacle and unready:
-                    at.obstacle = f"nothing to pre-train on: {', '.join(unready)} {health[unready[0]].state}"
+                    at.obstacle = f"nothing to pre-train on: {', '.join(f'{n} {why}' for n, why in unready.items())}"
     except UserError as error:
         problem = str(error)
     return list(reach.values()), problem
@@ -194,6 +201,8 @@ def _examine(study: Study, name: str, sample: int) -> DatasetHealth:
         health.state = "damaged"
         health.version = reader.verify(config.root, options)
         records = reader.records(config.root, options)
+        validate_records(records, config.root, name)
+        health.notes = reader.notes(config.root, options)
     except UserError as error:
         health.problem, health.next_step = str(error).split(". Fix: ")[0], error.fix or "see docs/datasets.md"
         if _generated(study, name):
@@ -201,16 +210,15 @@ def _examine(study: Study, name: str, sample: int) -> DatasetHealth:
         return health
     health.counts, health.complete = _counts(records), reader.complete(health.version, options)
     health.positives = {label: sum(r.labels.get(label) == 1 for r in records) for label in reader.labels}
-    if not records:
-        health.problem, health.next_step = (
-            "no image is left after the options were applied",
-            f"change datasets.{name}.options",
-        )
-        return health
-    _sample(reader, records, sample, health)
+    health.trainable = has_report(records)
+    absent = _sample(reader, records, sample, health)
     bad = health.missing + health.unreadable
     if bad > config.max_corrupt * health.sampled:
         health.next_step = f"complete the download, or raise datasets.{name}.max_corrupt (now {config.max_corrupt:g})"
+        if absent and "views" in reader.Options.model_fields:
+            health.next_step += (
+                f"; no film of view {', '.join(absent)} was found: leave it out of datasets.{name}.options.views"
+            )
         return health
     health.state = "ready"
     excess = [f"{health.counts[k]:,} {k} of {n:,}" for k, n in health.complete.items() if health.counts[k] > n]
@@ -234,8 +242,10 @@ def _counts(records: list[Record]) -> dict[str, int]:
     }
 
 
-def _sample(reader: Reader, records: list[Record], size: int, health: DatasetHealth) -> None:
-    """Decode up to ``size`` images spread over the data set; the first problem is named."""
+def _sample(reader: Reader, records: list[Record], size: int, health: DatasetHealth) -> list[str]:
+    """Decode up to ``size`` images spread over the data set; the first problem is named. Returns the views of which every
+    film is missing, where others are there.
+    """
     rng = generator("doctor", health.name)
     rows = np.sort(rng.choice(len(records), min(size, len(records)), replace=False))
 
@@ -250,8 +260,12 @@ def _sample(reader: Reader, records: list[Record], size: int, health: DatasetHea
         problems = list(pool.map(attempt, rows.tolist()))
     failed = [(records[row], error) for row, error in zip(rows, problems, strict=True) if error is not None]
     health.sampled = len(rows)
-    health.missing = sum(not record.path.is_file() for record, _ in failed)
+    missing = [record for record, _ in failed if not record.path.is_file()]
+    health.missing = len(missing)
     health.unreadable = len(failed) - health.missing
     if failed:
         bad = f"{health.missing} missing and {health.unreadable} unreadable of {len(rows):,} films looked at, e.g. "
         health.problem = f"{bad}{failed[0][0].path} {failed[0][1].problem}"
+    looked_at, lost = Counter(records[row].view for row in rows), Counter(record.view for record in missing)
+    absent = [view or "''" for view, count in looked_at.items() if lost[view] == count]
+    return absent if len(absent) < len(looked_at) else []

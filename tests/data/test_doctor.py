@@ -16,6 +16,7 @@ from mlip.run.doctor import doctor, precheck, render
 from mlip.study import write_study
 from tests.data.layouts import study_of, write_mimic, write_rsna, write_siim
 
+UNTRAINED = {"include": ["random"]}  # needs no reports
 TWIN = {"datasets": {"virtual": {"writer": "rsna", "images": 10}}}
 
 
@@ -75,9 +76,9 @@ def test_a_study_file_that_cannot_run_is_not_ok(tmp_path: Path) -> None:
     report = doctor(study_of(tmp_path, {"rsna": {}}, tasks={"juggling": {"datasets": ["rsna"]}}))
     assert not report.ok
     assert "juggling" in report.problem
-    report = doctor(study_of(tmp_path, {"rsna": {}}, tasks={"segmentation": {"datasets": ["rsna"]}}))
+    report = doctor(study_of(tmp_path, {"rsna": {}}, tasks={"segmentation": {"datasets": ["rsna"]}}, methods=UNTRAINED))
     assert report.ok
-    report = doctor(study_of(tmp_path, {"rsna": {}}, tasks={"retrieval": {"datasets": ["rsna"]}}))
+    report = doctor(study_of(tmp_path, {"rsna": {}}, tasks={"retrieval": {"datasets": ["rsna"]}}, methods=UNTRAINED))
     assert "does not list 'rsna'" in report.tables[0].obstacle
     assert not report.ok
 
@@ -93,7 +94,7 @@ def test_the_command_prints_and_exits_with_the_verdict(tmp_path: Path, capsys: p
     write_rsna(tmp_path / "rsna")
     path = tmp_path / "study.json"
     for tasks, status in (({"zero_shot": {"datasets": ["rsna"]}}, 0), ({"retrieval": {"datasets": ["rsna"]}}, 1)):
-        write_study(study_of(tmp_path, {"rsna": {}}, tasks=tasks), path)
+        write_study(study_of(tmp_path, {"rsna": {}}, tasks=tasks, methods=UNTRAINED), path)
         with pytest.raises(SystemExit) as stopped:
             app(["doctor", "-s", str(path)])
         assert stopped.value.code == status
