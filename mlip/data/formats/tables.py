@@ -6,10 +6,11 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -33,8 +34,8 @@ class Column:
     ----------
     kind : ``id`` and ``path`` name a film, patient or study and are never empty (a path lies below the data set's folder);
         ``label`` is 1, 0, -1 or empty; ``number`` is finite; ``category`` is a word, of any case; ``text`` is as written.
-    optional : an empty cell is allowed: "" or NaN. Labels and texts always are.
-    values : of a category, the words it may be, in the spelling that is handed on; without any, all words in capitals.
+    optional : an empty cell is allowed: "" or NaN. It always is for a label, and for a text without a pattern.
+    words : of a category, those it may be, in the spelling that is handed on; without any, all words in capitals.
     pattern, form : a regular expression that the cell must match as a whole, and what it asks for in words.
     unique : no two rows may share the cell.
     """
@@ -42,7 +43,7 @@ class Column:
     name: str
     kind: Literal["id", "path", "label", "number", "category", "text"] = "text"
     optional: bool = False
-    values: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     pattern: str = ""
     form: str = ""
     unique: bool = False
@@ -70,18 +71,19 @@ def read_table(
     names, width = _first_lines(path)
     places = _places(path, names, [c.name for c in columns])
     try:
-        raw = pd.read_csv(
-            _bytes(path),
-            header=0,
-            names=range(width),
-            dtype=str,
-            nrows=rows,
-            index_col=False,
-            skip_blank_lines=False,
-            na_filter=False,
-            encoding="utf-8",
-            low_memory=False,
-        )
+        with _opened(path) as file:
+            raw = pd.read_csv(
+                file,
+                header=0,
+                names=range(width),
+                dtype=str,
+                nrows=rows,
+                index_col=False,
+                skip_blank_lines=False,
+                na_filter=False,
+                encoding="utf-8",
+                low_memory=False,
+            )
     except _UNREADABLE as error:
         raise _unreadable(path, error) from None
     order = sorted(columns, key=lambda c: places[c.name])
@@ -105,7 +107,8 @@ def bad_row(path: Path, row: Any, problem: str, fix: str = FIX) -> UserError:
 def _read(path: Path, column: Column, written: pd.Series, cells: pd.Series, empty: pd.Series) -> pd.Series:
     """One column, checked and converted."""
     name = column.name
-    if not (column.optional or column.kind in ("label", "text")) and empty.any():
+    may_be_empty = column.optional or column.kind == "label" or (column.kind == "text" and not column.pattern)
+    if not may_be_empty and empty.any():
         raise bad_row(path, empty.idxmax(), f"{name!r} is empty")
     if column.kind in ("label", "number"):
         codes, words = pd.factorize(cells)
@@ -114,7 +117,7 @@ def _read(path: Path, column: Column, written: pd.Series, cells: pd.Series, empt
         if (wrong := ~(good | empty.to_numpy())).any():
             at = int(np.flatnonzero(wrong)[0])
             said = "a label is 1, 0, -1 or empty" if column.kind == "label" else "no number"
-            raise bad_row(path, cells.index[at], f"{name!r} is {cells.iloc[at]!r}, {said}")
+            raise bad_row(path, cells.index[at], f"{name!r} is {cells.iloc[at][:40]!r}, {said}")
         return pd.Series(np.where(empty, np.nan, numbers), cells.index)
     cells = cells.mask(empty, "")
     if column.kind == "category":
@@ -132,21 +135,21 @@ def _read(path: Path, column: Column, written: pd.Series, cells: pd.Series, empt
 
 def _category(path: Path, column: Column, cells: pd.Series, empty: pd.Series) -> pd.Series:
     codes, words = pd.factorize(cells)
-    if not column.values:
+    if not column.words:
         return pd.Series(np.array([w.upper() for w in words], dtype=object)[codes], cells.index, dtype=cells.dtype)
-    spelling = {v.casefold(): v for v in column.values}
+    spelling = {v.casefold(): v for v in column.words}
     read = np.array([spelling.get(w.casefold(), "") for w in words], dtype=object)[codes]
     if (wrong := (read == "") & ~empty.to_numpy()).any():
         at = int(np.flatnonzero(wrong)[0])
-        listed = ", ".join(column.values)
-        raise bad_row(path, cells.index[at], f"{column.name!r} is {cells.iloc[at]!r}, it is one of {listed}")
+        listed = ", ".join(column.words)
+        raise bad_row(path, cells.index[at], f"{column.name!r} is {cells.iloc[at][:40]!r}, it is one of {listed}")
     return pd.Series(read, cells.index, dtype=cells.dtype)
 
 
 def _names(cells: pd.Series, nested: bool) -> pd.Series:
     """Which cells can name a file. Only the doubtful ones are looked at one by one."""
     part = r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,99}"
-    good = cells.str.fullmatch(rf"{part}(/{part})*" if nested else part).to_numpy(bool)
+    good = cells.str.fullmatch(rf"{part}(/{part})*" if nested else part).to_numpy(bool, copy=True)
     for at in np.flatnonzero(~good):
         good[at] = not name_fault(cells.iloc[at], nested)
     return pd.Series(good, cells.index)
@@ -184,36 +187,37 @@ def header(path: Path) -> list[str]:
 def _first_lines(path: Path) -> tuple[list[str], int]:
     """The stripped names of the columns, and the number of cells in the longer of the first two lines."""
     try:
-        records = _records(path)
-        names, first = next(records, []), next(records, [])
+        with _opened(path) as file:
+            records = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
+            names, first = next(records, []), next(records, [])
     except _UNREADABLE as error:
         raise _unreadable(path, error) from None
     return [name.strip() for name in names], max(len(names), len(first))
 
 
-def _records(path: Path) -> csv.reader:
-    return csv.reader(io.TextIOWrapper(_bytes(path), encoding="utf-8-sig", newline=""))
-
-
-def _bytes(path: Path) -> Any:
-    """The open file, unpacked where it is packed, whatever its name says: browsers unpack what they download.
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, unpacked where it is packed, whatever its name says: browsers unpack what they download.
 
     Raises
     ------
     UserError : there is no such file.
     """
-    need_file(path)
-    file = open(path, "rb")
-    packed = file.peek(2)[:2] == b"\x1f\x8b"
-    return gzip.open(file) if packed else file
+    with need_file(path).open("rb") as file:
+        if file.peek(2)[:2] == b"\x1f\x8b":
+            with gzip.open(file) as unpacked:
+                yield unpacked
+        else:
+            yield file
 
 
 def _line(path: Path, row: int) -> int:
     """The line of the file on which a row begins; a quoted cell may hold line breaks, so the file is read once more."""
-    records = _records(path)
-    for number, _ in enumerate(records):
-        if number == row:  # the header is record 0, so this is the record before
-            return records.line_num + 1
+    with _opened(path) as file:
+        records = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
+        for number, _ in enumerate(records):
+            if number == row:  # the header is record 0, so this is the record before
+                return records.line_num + 1
     return row + 2
 
 

@@ -19,7 +19,7 @@ from mlip.seeding import generator
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 _COLUMNS = (
     Column("Path", "path", unique=True),
-    Column("Frontal/Lateral", "category", values=("Frontal", "Lateral")),
+    Column("Frontal/Lateral", "category", words=("Frontal", "Lateral")),
     Column("AP/PA", "category", optional=True),
 )
 _PREFIXES = ("CheXpert-v1.0", "CheXpert-v1.0-small")
@@ -48,7 +48,7 @@ class Chexpert(Reader):
         if options.subset and options.exclude_five_by_200:
             raise UserError("options keep and exclude the 5x200 images at once", where=root, fix="give one of the two")
         label_table(root / "valid.csv", _COLUMNS, CHEXPERT_LABELS, rows=1)
-        first = label_table(root / "train.csv", _COLUMNS, CHEXPERT_LABELS, rows=1)
+        first = label_table(root / "train.csv", _COLUMNS, CHEXPERT_LABELS, rows=100)
         prefix = "" if first.empty else first.Path.iloc[0].split("/")[0]
         if prefix not in _PREFIXES:
             raise UserError(

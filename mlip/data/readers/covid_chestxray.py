@@ -18,8 +18,8 @@ from mlip.errors import UserError
 _COLUMNS = (
     Column("patientid", "id"),
     Column("finding"),
-    Column("view", "category", values=("PA", "AP", "AP Supine", "AP Erect")),
-    Column("modality", "category", values=("X-ray",)),
+    Column("view", "category", words=("PA", "AP", "AP Supine", "AP Erect")),
+    Column("modality", "category", words=("X-ray",)),
     Column("folder", "path"),
     Column("filename", "id", unique=True),
     Column("clinical_notes"),
@@ -116,9 +116,8 @@ class CovidChestxray(Reader):
 
 def _frontal(cells: pd.DataFrame) -> pd.Series:
     """Rows of frontal X-ray films: the others, CT and lateral films and rows that do not say, are not read."""
-    view, modality = (column.values for column in _COLUMNS[2:4])
-    words = {name: tuple(v.casefold() for v in values) for name, values in (("view", view), ("modality", modality))}
-    return cells.view.str.casefold().isin(words["view"]) & cells.modality.str.casefold().isin(words["modality"])
+    view, modality = ([word.casefold() for word in column.words] for column in _COLUMNS[2:4])
+    return cells["view"].str.casefold().isin(view) & cells["modality"].str.casefold().isin(modality)
 
 
 def findings(text: str) -> dict[str, float]:

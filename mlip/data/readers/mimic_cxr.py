@@ -25,7 +25,7 @@ _COLUMNS = {
         Column("study_id", "id", **_NUMBER),
         Column("ViewPosition", "category", optional=True),
     ),
-    "split": (Column("dicom_id", "id", unique=True), Column("split", "category", values=("train", "validate", "test"))),
+    "split": (Column("dicom_id", "id", unique=True), Column("split", "category", words=("train", "validate", "test"))),
     "chexpert": (Column("study_id", "id", unique=True, **_NUMBER),),
 }
 

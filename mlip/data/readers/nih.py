@@ -34,7 +34,7 @@ _NAMES = {
 _CASELESS = {name.casefold(): label for name, label in _NAMES.items()}
 _COLUMNS = (
     Column("Image Index", "id", unique=True),
-    Column("Finding Labels", "category"),
+    Column("Finding Labels", pattern=r".+", form="a list of findings"),
     Column("Patient ID", "id"),
     Column("View Position", "category", optional=True),
 )
@@ -42,7 +42,7 @@ _CORNER = ("Bbox [x", "y", "w", "h]")
 _BOXED = tuple("Infiltrate" if name == "Infiltration" else name for name in list(_NAMES)[:8])
 _BOX_COLUMNS = (
     Column("Image Index", "id"),
-    Column("Finding Label", "category", values=(*_BOXED, "Infiltration")),
+    Column("Finding Label", "category", words=(*_BOXED, "Infiltration")),
     *(Column(name, "number") for name in _CORNER),
 )
 _TABLES = {"v2020": "Data_Entry_2017_v2020.csv", "2017": "Data_Entry_2017.csv"}
