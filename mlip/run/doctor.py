@@ -163,7 +163,7 @@ def _tables(study: Study, health: dict[str, DatasetHealth]) -> tuple[list[Reach]
 
     reach: dict[tuple[str, str], Reach] = {}
     problem = ""
-    unready = {name: health[name].state for name in study.pretrain.datasets if not health[name].usable}
+    unready: dict[str, str] = {name: health[name].state for name in study.pretrain.datasets if not health[name].usable}
     try:
         if any(entry.manifest.trained for entry in entries(study).values()):
             silent = [n for n in study.pretrain.datasets if health[n].state == "ready" and not health[n].trainable]

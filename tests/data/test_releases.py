@@ -57,7 +57,7 @@ def test_a_renamed_table_of_stage_2_is_known_by_its_length(tmp_path: Path) -> No
     rows = "\n".join(f"film-{i},-1" for i in range(10_676))
     (tmp_path / "train-rle.csv").write_text(f"ImageId,EncodedPixels\n{rows}\n", encoding="utf-8")
     reader = readers()["siim"]
-    assert reader.verify(tmp_path, reader.Options()) == "stage 2"
+    assert reader.verify(tmp_path, reader.Options.model_validate({})) == "stage 2"
 
 
 def test_both_tables_of_nih(tmp_path: Path) -> None:
@@ -163,7 +163,8 @@ def test_later_releases_of_covidx(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_side_files_are_passed_over(name: str, tmp_path: Path) -> None:
-    WRITERS[name](tmp_path)
+    write: Any = WRITERS[name]
+    write(tmp_path)
     before = repr(read(name, tmp_path))
     for file in [p for p in tmp_path.rglob("*") if p.is_file()]:
         (file.parent / f"._{file.name}").write_bytes(b"\0\5\26\7")

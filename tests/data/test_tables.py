@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -35,7 +36,8 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def of(name: str) -> Path:
         if not (folder / name).exists():
-            WRITERS[name](folder / name, **({"per_class": 2} if name == "chexpert" else {}))
+            write: Any = WRITERS[name]
+            write(folder / name, **({"per_class": 2} if name == "chexpert" else {}))
         return folder / name
 
     return of
@@ -44,7 +46,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def read(name: str, root: Path) -> list[Record]:
     """As the doctor and the run read it."""
     reader = readers()[name]
-    options = reader.Options()
+    options = reader.Options.model_validate({})
     reader.verify(root, options)
     records = reader.records(root, options)
     validate_records(records, root, name)
@@ -194,7 +196,7 @@ def test_a_row_that_is_there_twice_is_named(
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_tables_of_a_reader_are_those_that_move_its_records(name: str, pristine: Callable[[str], Path]) -> None:
     root, reader = pristine(name), readers()[name]
-    found = reader.tables(root, reader.Options())
+    found = reader.tables(root, reader.Options.model_validate({}))
     assert found
     assert len(set(found)) == len(found)
     assert all(path.is_file() and path.name.endswith((".csv", ".csv.gz", ".txt", ".json", ".xml")) for path in found)
@@ -204,7 +206,7 @@ def test_the_tables_of_a_reader_are_those_that_move_its_records(name: str, prist
             path.write_bytes(b"")
             assert outcome(name, root) != sound, path
     assert outcome(name, root) == sound
-    assert reader.tables(root / "nowhere", reader.Options()) == []
+    assert reader.tables(root / "nowhere", reader.Options.model_validate({})) == []
 
 
 TABLES = {
@@ -223,7 +225,7 @@ TABLES = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_tables_of_a_reader_by_name(name: str, pristine: Callable[[str], Path]) -> None:
     reader = readers()[name]
-    assert {p.name for p in reader.tables(pristine(name), reader.Options())} == TABLES[name]
+    assert {p.name for p in reader.tables(pristine(name), reader.Options.model_validate({}))} == TABLES[name]
 
 
 NASTY = st.one_of(
@@ -239,7 +241,7 @@ def test_whatever_a_table_holds_ends_in_records_or_in_one_line(
     """Cells of csv tables, and bytes of every file that a reader reads, are exchanged at random."""
     root, reader = tmp_path / name, readers()[name]
     shutil.copytree(pristine(name), root)
-    files = reader.tables(root, reader.Options())
+    files = reader.tables(root, reader.Options.model_validate({}))
     originals = {path: path.read_bytes() for path in files}
     sound = {repr(record) for record in read(name, root)}
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pandas as pd
@@ -127,9 +127,10 @@ def _read(path: Path, column: Column, written: pd.Series, cells: pd.Series, empt
     if column.pattern:
         _need(path, cells, cells.str.fullmatch(column.pattern) | empty, f"{name!r} is not {column.form}")
     if column.unique and (again := cells.duplicated()).any():
-        here = again.idxmax()
-        first = (cells == cells[here]).idxmax()
-        raise bad_row(path, here, f"{name!r} is the same as in line {_line(path, int(first))}")
+        at = int(np.flatnonzero(again)[0])
+        first = int(np.flatnonzero(cells == cells.iloc[at])[0])
+        line = _line(path, int(cells.index[first]))
+        raise bad_row(path, cells.index[at], f"{name!r} is the same as in line {line}")
     return written.mask(empty, "") if column.kind == "text" and not column.pattern else cells
 
 
@@ -196,7 +197,7 @@ def _first_lines(path: Path) -> tuple[list[str], int]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
     """The file's bytes, unpacked where it is packed, whatever its name says: browsers unpack what they download.
 
     Raises

@@ -16,17 +16,16 @@ from mlip.data.records import Reader, ReaderOptions, Record
 from mlip.errors import UserError
 
 _METADATA = re.compile(r"mimic-cxr-(\d+\.\d+\.\d+)-metadata\.csv(\.gz)?$")
-_NUMBER = {"pattern": r"\d+", "form": "a whole number"}
 _ORDER = tuple(sorted(CHEXPERT_LABELS))  # of the label columns in MIMIC's table
 _COLUMNS = {
     "metadata": (
         Column("dicom_id", "id", unique=True),
-        Column("subject_id", "id", **_NUMBER),
-        Column("study_id", "id", **_NUMBER),
+        Column("subject_id", "id", pattern=r"\d+", form="a whole number"),
+        Column("study_id", "id", pattern=r"\d+", form="a whole number"),
         Column("ViewPosition", "category", optional=True),
     ),
     "split": (Column("dicom_id", "id", unique=True), Column("split", "category", words=("train", "validate", "test"))),
-    "chexpert": (Column("study_id", "id", unique=True, **_NUMBER),),
+    "chexpert": (Column("study_id", "id", unique=True, pattern=r"\d+", form="a whole number"),),
 }
 
 

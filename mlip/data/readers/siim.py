@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -84,7 +85,7 @@ class Siim(Reader):
             records.append(Record(file, image, patient or image, image, labels=labels, mask=runs))
         return records
 
-    def annotation_rows(self, root: Path, options: SiimOptions) -> list[str]:
+    def annotation_rows(self, root: Path, options: Any) -> list[str]:
         """ImageId of every row of the table, in its order: published split scripts split these rows, not images."""
         return read_table(self._table(root, options), _COLUMNS).ImageId.tolist()
 
