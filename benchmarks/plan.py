@@ -155,7 +155,7 @@ def resolve(study: Study, look: bool = True) -> Plan:
         or a column; an encoder that cannot be built; a data set that does not fit a task. A broken method folder is no
         error: it becomes a row of ``broken``.
     """
-    _check_names(study)
+    check_names(study)
     configs = [(name, config, tasks()[name]) for name, config in study.tasks.items()]
     sources = {name: source_of(study, name) for name in study.datasets}
     if look:
@@ -186,7 +186,7 @@ def resolve(study: Study, look: bool = True) -> Plan:
 
 def check_block(study: Study, task: str, protocol: str, dataset: str) -> None:
     """Raise UserError where a task cannot be done under a protocol on a data set of the study."""
-    _check_names(study)
+    check_names(study)
     tasks()[task].check(with_budget(read_protocol(task, protocol), study.tasks[task]), source_of(study, dataset), study)
 
 

@@ -19,18 +19,21 @@ from mlip.data.privacy import hash_id, read_salt
 from mlip.data.records import Box, Reader, Record
 from mlip.data.space import room
 from mlip.data.targets import FLAT, NO_BOX_LEFT, boxes_known, sound_boxes, words
+from mlip.data.validation import demand_reports, validate_records
 from mlip.errors import UserError
 from mlip.log import logger
 from mlip.paths import StudyPaths
 from mlip.study import Study
 
 
-def build_store(name: str, study: Study, workers: int, fingerprint: str = "") -> None:
+def build_store(name: str, study: Study, workers: int, fingerprint: str = "", reports: bool = False) -> None:
     """Decode a data set into ``StudyPaths(study).data(name)``.
 
     Chunks of films are decoded by ``workers`` processes straight into the memory map, so memory does not grow with the
     data set. The disk space is reserved first. What is done is noted in ``<folder>.partial``: a build that was killed goes on
     where it stopped, and the finished folder appears in one rename.
+
+    ``fingerprint`` is noted in the manifest; with ``reports`` a data set without any is refused before it is decoded.
 
     Images that cannot be used are listed in ``<folder>.unreadable.txt``. Boxes and masks that cannot be trained on are left
     out (:mod:`mlip.data.targets`); the manifest's ``findings`` and a warning count them.
@@ -44,12 +47,9 @@ def build_store(name: str, study: Study, workers: int, fingerprint: str = "") ->
     config, paths = study.datasets[name], StudyPaths(study)
     version = reader.verify(config.root, options)
     records = reader.records(config.root, options)
-    if not records:
-        raise UserError(
-            "no image is left after the options were applied", where=config.root, fix=f"change datasets.{name}.options"
-        )
-    if len({r.image_id for r in records}) != len(records):
-        raise UserError("lists an image twice", where=config.root, fix="use the unmodified official tables")
+    validate_records(records, config.root, name)
+    if reports:
+        demand_reports(records, config.root, name)
     folder = paths.data(name)
     partial = folder.with_name(f"{folder.name}.partial")
     masked = np.array([bool(reader.mask_name) and r.mask is not None for r in records])

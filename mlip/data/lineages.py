@@ -95,7 +95,7 @@ def from_lists(folder: Path, store: Store, study: Study) -> _Division:
     part = np.full(len(store.records), "none", dtype=object)
     notes = []
     for file, value in (("train.txt", "train"), ("val.txt", "val"), ("valid.txt", "val"), ("test.txt", "test")):
-        names = [Path(line.replace(",", " ").split()[0]).stem for line in read_lines(folder / file)]
+        names = [Path(words[0]).stem for line in read_lines(folder / file) if (words := line.replace(",", " ").split())]
         found = [known[n] for n in names if n in known]
         if len(found) < len(names):
             notes.append(f"{len(names) - len(found)} of {len(names)} images of {file} are not in the store")
@@ -133,8 +133,9 @@ def _mgca_siim(lineage: str, name: str, store: Store, study: Study) -> _Division
     """70/15/15 over the rows of the csv: an image may be in several parts."""
     salt = read_salt(StudyPaths(study).salt)
     images = {image: row for row, image in enumerate(store.records.image_id)}
-    reader: Any = resolve(study, name)[0]
-    raws = reader.annotation_rows(study.datasets[name].root)
+    reader: Any
+    reader, options = resolve(study, name)
+    raws = reader.annotation_rows(study.datasets[name].root, options)
     hashed = {raw: hash_id("siim/image", raw, salt) for raw in raws}
     lines = np.array([images[hashed[raw]] for raw in raws if hashed[raw] in images])
     train, others = train_test_split(lines, test_size=0.3, random_state=0)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from mlip.data.formats.files import is_flat
+from mlip.data.formats.files import is_flat, walk_files
 from mlip.errors import UserError
 
 
@@ -51,7 +51,7 @@ class ReaderOptions(BaseModel):
 class Reader(ABC):
     """Understands one data set's on-disk layout. A reader never knows whether its folder is real or a twin.
 
-    A module ``mlip/data/<name>.py`` that sets ``READER`` to an instance is found by its file name.
+    A module ``mlip/data/readers/<name>.py`` that sets ``READER`` to an instance is found by its file name.
     """
 
     title: ClassVar[str]
@@ -97,16 +97,17 @@ class Reader(ABC):
             )
         return found
 
+    def tables(self, root: Path, options: Any) -> list[Path]:
+        """The files beside the images that :meth:`records` is made from (tables, lists, annotations), those that are there:
+        a change of one changes the records. Cheap, and it never raises. Reports by the hundred thousand are not among them.
+        """
+        return list(walk_files(root, ".csv", ".csv.gz", ".tsv", ".txt", ".json", deep=False))
+
     def complete(self, version: str, options: Any) -> dict[str, int]:
         """What the complete official release holds under these options, by the doctor's names of counts (images,
         patients, boxes); {} where that is not known. Sources: docs/datasets.md.
         """
         return {}
-
-    def tables(self, root: Path, options: Any) -> list[Path]:
-        """The table files that this reader reads, as far as they are there: an edit of one makes everything from it anew."""
-        kinds = (".csv", ".gz", ".txt", ".json")
-        return sorted(p for p in root.glob("*") if p.is_file() and p.suffix in kinds and p.name[0] != ".")
 
     @abstractmethod
     def records(self, root: Path, options: Any) -> list[Record]:

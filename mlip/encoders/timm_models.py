@@ -39,6 +39,7 @@ def timm_model(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: in
     _require_known(config, where)
     try:
         if config.name == "resnet":
+            args.setdefault("layers", [2, 2, 2, 2])  # ResNet-18
             model: nn.Module = ResNet(BasicBlock, num_classes=0, **args)  # type: ignore[arg-type]
         elif config.name == "vit":
             if stem := args.pop("stem_channels", None):

@@ -14,10 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.plan import check_block, generated, how_to_obtain, resolve
+from benchmarks.plan import check_block, check_names, generated, how_to_obtain, resolve
 from mlip.data.catalogue import resolve as resolve_reader
 from mlip.data.records import Reader, Record
+from mlip.data.targets import examine, judge_tables, words
+from mlip.data.validation import has_report, validate_records
 from mlip.errors import UserError
+from mlip.methods import entries
 from mlip.seeding import generator
 from mlip.study import Study
 
@@ -42,6 +45,8 @@ class DatasetHealth:
     next_step: str = ""
     complete: dict[str, int] = field(default_factory=dict)  # counts of the whole official release, where known
     positives: dict[str, int] = field(default_factory=dict)  # images by label that is positive
+    notes: list[str] = field(default_factory=list)  # what the reader says about these records
+    trainable: bool = False  # whether a report has a sentence to train on
 
     @property
     def usable(self) -> bool:
@@ -116,6 +121,8 @@ def render(report: DoctorReport, console: Console | None = None) -> None:
     if report.problem:
         console.print(Text(report.problem, style="red"), soft_wrap=True)
     for d in report.datasets:
+        for note in d.notes:
+            console.print(Text(f"{d.name}: {note}"), soft_wrap=True)
         if d.problem or d.next_step:
             console.print(Text(f"{d.name}: {'; '.join(filter(None, (d.problem, d.next_step)))}"), soft_wrap=True)
     verdict = ("The study can run as configured.", "green") if report.ok else ("The study cannot run yet.", "red")
@@ -125,8 +132,16 @@ def render(report: DoctorReport, console: Console | None = None) -> None:
 def _tables(study: Study, health: dict[str, DatasetHealth]) -> tuple[list[Reach], str]:
     """Each task on each of its data sets, and what is wrong with the study file itself."""
     reach: dict[tuple[str, str], Reach] = {}
+    try:
+        check_names(study)
+        entries(study)
+    except UserError as error:
+        return [], str(error)
     problem = ""
-    unready = [name for name in study.pretrain.datasets if not health[name].usable]
+    unready: dict[str, str] = {name: health[name].state for name in study.pretrain.datasets if not health[name].usable}
+    if _trains(study):
+        silent = [n for n in study.pretrain.datasets if health[n].state == "ready" and not health[n].trainable]
+        unready |= dict.fromkeys(silent, "has no reports")
     for task in study.tasks:
         for protocol in study.tasks[task].protocols:
             for name in study.tasks[task].datasets:
@@ -138,13 +153,21 @@ def _tables(study: Study, health: dict[str, DatasetHealth]) -> tuple[list[Reach]
                 if not at.obstacle and not health[name].usable:
                     at.obstacle = f"data {health[name].state}"
                 if not at.obstacle and unready:
-                    at.obstacle = f"nothing to pre-train on: {', '.join(unready)} {health[unready[0]].state}"
+                    at.obstacle = f"nothing to pre-train on: {', '.join(f'{n} {why}' for n, why in unready.items())}"
     if not any(at.obstacle for at in reach.values()):
         try:
             resolve(study, look=False)
         except UserError as error:
             problem = str(error)
     return list(reach.values()), problem
+
+
+def _trains(study: Study) -> bool:
+    """Whether a row of the study learns from reports."""
+    try:
+        return any(entry.manifest.trained for entry in entries(study)[0].values())
+    except UserError:  # named as the study's problem
+        return False
 
 
 def _examine(study: Study, name: str, sample: int) -> DatasetHealth:
@@ -164,6 +187,10 @@ def _examine(study: Study, name: str, sample: int) -> DatasetHealth:
         health.state = "damaged"
         health.version = reader.verify(config.root, options)
         records = reader.records(config.root, options)
+        validate_records(records, config.root, name)
+        health.notes = reader.notes(config.root, options)
+        if odd := judge_tables(records):
+            health.notes.append(f"left out or cut: {words(odd)}")
     except UserError as error:
         health.problem, health.next_step = str(error).split(". Fix: ")[0], error.fix or "see docs/datasets.md"
         if generated(study, name):
@@ -171,16 +198,15 @@ def _examine(study: Study, name: str, sample: int) -> DatasetHealth:
         return health
     health.counts, health.complete = _counts(records), reader.complete(health.version, options)
     health.positives = {label: sum(r.labels.get(label) == 1 for r in records) for label in reader.labels}
-    if not records:
-        health.problem, health.next_step = (
-            "no image is left after the options were applied",
-            f"change datasets.{name}.options",
-        )
-        return health
-    _sample(reader, records, sample, health)
+    health.trainable = has_report(records)
+    absent = _sample(reader, records, sample, health)
     bad = health.missing + health.unreadable
     if bad > config.max_corrupt * health.sampled:
         health.next_step = f"complete the download, or raise datasets.{name}.max_corrupt (now {config.max_corrupt:g})"
+        if absent and "views" in reader.Options.model_fields:
+            health.next_step += (
+                f"; no film of view {', '.join(absent)} was found: leave it out of datasets.{name}.options.views"
+            )
         return health
     health.state = "ready"
     excess = [f"{health.counts[k]:,} {k} of {n:,}" for k, n in health.complete.items() if health.counts[k] > n]
@@ -204,24 +230,31 @@ def _counts(records: list[Record]) -> dict[str, int]:
     }
 
 
-def _sample(reader: Reader, records: list[Record], size: int, health: DatasetHealth) -> None:
-    """Decode up to ``size`` images spread over the data set; the first problem is named."""
+def _sample(reader: Reader, records: list[Record], size: int, health: DatasetHealth) -> list[str]:
+    """Decode up to ``size`` images spread over the data set; the first problem is named. Returns the views of which every
+    film is missing, where others are there.
+    """
     rng = generator("doctor", health.name)
     rows = np.sort(rng.choice(len(records), min(size, len(records)), replace=False))
 
-    def attempt(row: int) -> UserError | None:
+    def attempt(row: int) -> UserError | Counter[str]:
         try:
-            reader.probe(records[row])
+            return examine(reader, records[row])
         except UserError as error:
             return error
-        return None
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # decoders release the interpreter lock
-        problems = list(pool.map(attempt, rows.tolist()))
-    failed = [(records[row], error) for row, error in zip(rows, problems, strict=True) if error is not None]
+        seen = list(pool.map(attempt, rows.tolist()))
+    failed = [(records[row], error) for row, error in zip(rows, seen, strict=True) if isinstance(error, UserError)]
+    if odd := sum((found for found in seen if isinstance(found, Counter)), Counter[str]()):
+        health.notes.append(f"of {len(rows):,} films looked at: {words(odd)}")
     health.sampled = len(rows)
-    health.missing = sum(not record.path.is_file() for record, _ in failed)
+    missing = [record for record, _ in failed if not record.path.is_file()]
+    health.missing = len(missing)
     health.unreadable = len(failed) - health.missing
     if failed:
         bad = f"{health.missing} missing and {health.unreadable} unreadable of {len(rows):,} films looked at, e.g. "
         health.problem = f"{bad}{failed[0][0].path} {failed[0][1].problem}"
+    looked_at, lost = Counter(records[row].view for row in rows), Counter(record.view for record in missing)
+    absent = [view or "''" for view, count in looked_at.items() if lost[view] == count]
+    return absent if len(absent) < len(looked_at) else []

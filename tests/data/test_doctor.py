@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from benchmarks.plan import resolve
 from mlip.data.readers import rsna
 from mlip.errors import UserError
 from mlip.run.cli import app
-from mlip.run.doctor import doctor, precheck, render
+from mlip.run.doctor import doctor, render
 from mlip.study import write_study
 from tests.data.layouts import study_of, write_mimic, write_rsna, write_siim
 
+UNTRAINED = {"include": ["random"]}  # needs no reports
 TWIN = {"datasets": {"virtual": {"writer": "rsna", "images": 10}}}
 
 
@@ -75,9 +77,9 @@ def test_a_study_file_that_cannot_run_is_not_ok(tmp_path: Path) -> None:
     report = doctor(study_of(tmp_path, {"rsna": {}}, tasks={"juggling": {"datasets": ["rsna"]}}))
     assert not report.ok
     assert "juggling" in report.problem
-    report = doctor(study_of(tmp_path, {"rsna": {}}, tasks={"segmentation": {"datasets": ["rsna"]}}))
+    report = doctor(study_of(tmp_path, {"rsna": {}}, tasks={"segmentation": {"datasets": ["rsna"]}}, methods=UNTRAINED))
     assert report.ok
-    report = doctor(study_of(tmp_path, {"rsna": {}}, tasks={"retrieval": {"datasets": ["rsna"]}}))
+    report = doctor(study_of(tmp_path, {"rsna": {}}, tasks={"retrieval": {"datasets": ["rsna"]}}, methods=UNTRAINED))
     assert "does not list 'rsna'" in report.tables[0].obstacle
     assert not report.ok
 
@@ -93,7 +95,7 @@ def test_the_command_prints_and_exits_with_the_verdict(tmp_path: Path, capsys: p
     write_rsna(tmp_path / "rsna")
     path = tmp_path / "study.json"
     for tasks, status in (({"zero_shot": {"datasets": ["rsna"]}}, 0), ({"retrieval": {"datasets": ["rsna"]}}, 1)):
-        write_study(study_of(tmp_path, {"rsna": {}}, tasks=tasks), path)
+        write_study(study_of(tmp_path, {"rsna": {}}, tasks=tasks, methods=UNTRAINED), path)
         with pytest.raises(SystemExit) as stopped:
             app(["doctor", "-s", str(path)])
         assert stopped.value.code == status
@@ -112,11 +114,11 @@ def test_the_doctor_names_a_missing_table(tmp_path: Path) -> None:
 
 def test_precheck_fails_before_anything_runs(tmp_path: Path) -> None:
     write_siim(tmp_path / "siim")
-    precheck(study_of(tmp_path, {"siim": {}, "rsna": {"twin": "virtual"}}, twin=TWIN))
+    resolve(study_of(tmp_path, {"siim": {}, "rsna": {"twin": "virtual"}}, twin=TWIN))
     with pytest.raises(UserError, match=r"object_cxr: the data set object_cxr is not there\. Fix: obtain Object-CXR"):
-        precheck(study_of(tmp_path, {"siim": {}, "object_cxr": {}}, twin=TWIN))
+        resolve(study_of(tmp_path, {"siim": {}, "object_cxr": {}}, twin=TWIN))
     with pytest.raises(UserError, match=r"datasets\.rsna\.options: colour"):
-        precheck(study_of(tmp_path, {"rsna": {"options": {"colour": 1}}}, twin=TWIN))
+        resolve(study_of(tmp_path, {"rsna": {"options": {"colour": 1}}}, twin=TWIN))
     (tmp_path / "siim" / "train-rle.csv").write_text("ImageId\nx\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"train-rle\.csv: lacks the column 'EncodedPixels'"):
-        precheck(study_of(tmp_path, {"siim": {}}))
+        resolve(study_of(tmp_path, {"siim": {}}))

@@ -1,18 +1,20 @@
-"""Small shared parts of the readers: tables with named columns, folders, grey images."""
+"""Small shared parts of the readers: files, folders, lists, grey images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import pandas as pd
 from PIL import ExifTags, Image, ImageOps
 
 from mlip.errors import UserError
 
 _ORIENTATION = ExifTags.Base.Orientation  # 5 to 8: on its side
+_LEFT_BEHIND = frozenset({"@eadir", "__macosx", "thumbs.db", "desktop.ini", "lost+found", "$recycle.bin"})
+_LONGEST = 240  # bytes of a file name, less room for a suffix; file systems allow 255
 T = TypeVar("T")
 
 
@@ -31,36 +33,73 @@ def need_file(*candidates: Path) -> Path:
     raise UserError("is missing", where=candidates[0], fix="complete the download, see docs/datasets.md")
 
 
-def read_table(path: Path, columns: Iterable[str], rows: int | None = None) -> pd.DataFrame:
-    """A csv (or csv.gz) as strings with stripped column names; only its first ``rows`` where given.
-
-    Raises
-    ------
-    UserError : it cannot be read, or one of ``columns`` is missing.
-    """
-    try:
-        table = pd.read_csv(path, dtype=str, nrows=rows, index_col=False, low_memory=False)
-    except FileNotFoundError:
-        need_file(path)
-        raise
-    except Exception as error:  # pandas, gzip and codecs each raise their own
-        raise UserError(
-            f"cannot be read as a table ({first_line(error)})", where=path, fix="download it again"
-        ) from None
-    table.columns = [str(c).strip() for c in table.columns]
-    if missing := [c for c in columns if c not in table.columns]:
-        names = ", ".join(repr(c) for c in missing)
-        raise UserError(f"lacks the column {names}", where=path, fix="use the unmodified official table")
-    return table
+def existing(*paths: Path) -> list[Path]:
+    """Those of the paths that are files."""
+    return [path for path in paths if path.is_file()]
 
 
 def read_lines(path: Path) -> list[str]:
     """Non-empty stripped lines of a list file, or none where there is no such file."""
-    return (
-        [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if path.is_file()
-        else []
-    )
+    return [line for _, line in numbered_lines(path)] if path.is_file() else []
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Non-empty stripped lines of a text file with their line numbers.
+
+    Raises
+    ------
+    UserError : the file is missing or no UTF-8 text.
+    """
+    try:
+        lines = need_file(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"cannot be read ({first_line(error)})", where=path, fix="save it as UTF-8 text") from None
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def walk_files(folder: Path, *suffixes: str, deep: bool = True) -> Iterator[Path]:
+    """All files below a folder (or, if not ``deep``, in it) that end in one of the suffixes, whatever their case, folder by
+    folder in alphabetical order.
+
+    Hidden files and what operating systems and storage boxes leave behind are passed over. Links to folders are followed,
+    but no folder is read twice, so a link that leads back ends there.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        try:
+            status = here.stat()
+            entries = sorted(os.scandir(here), key=lambda e: e.name)
+        except OSError:  # a link to nowhere, or a folder that may not be read: its films count as missing
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        inner = []
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name.lower() in _LEFT_BEHIND:
+                continue
+            if (here / entry.name).is_dir():
+                inner.append(here / entry.name)
+            elif entry.name.lower().endswith(suffixes):
+                yield here / entry.name
+        waiting += reversed(inner if deep else [])
+
+
+def name_fault(name: str, nested: bool = False) -> str:
+    """Why a text out of a table can name no film or patient, or ""; ``nested`` allows a path below the folder.
+
+    No separator, no way out of the folder, no control character, and no more bytes than a file name may have.
+    """
+    parts = name.split("/") if nested else [name]
+    if any(part in ("", ".", "..") for part in parts) or (not nested and "/" in name):
+        return "is no plain name"
+    if not name.isprintable():
+        return "holds a control character"
+    if any(len(part.encode(errors="replace")) > _LONGEST for part in parts):
+        return "is too long"
+    return ""
 
 
 def read_grey(path: Path) -> np.ndarray:
@@ -192,24 +231,3 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def numbers(table: pd.DataFrame, columns: Iterable[str], path: Path) -> np.ndarray:
-    """Columns of a table read as text: float64 [rows, columns], NaN where a cell is empty.
-
-    Raises
-    ------
-    UserError : a cell is no number; its line and column are named.
-    """
-    values = []
-    for name in columns:
-        column = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
-        wrong = np.flatnonzero(np.isnan(column) & table[name].notna().to_numpy())
-        if len(wrong):
-            raise UserError(
-                f"line {wrong[0] + 2}: {name!r} is {table[name].iloc[wrong[0]]!r}, no number",
-                where=path,
-                fix="use the unmodified official table",
-            )
-        values.append(column)
-    return np.stack(values, axis=1)

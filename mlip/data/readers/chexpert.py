@@ -9,14 +9,19 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from mlip.data.formats.files import need_file, need_folder, probe_jpeg, read_grey, read_table
-from mlip.data.labels import CHEXPERT_LABELS, label_values
+from mlip.data.formats.files import existing, need_folder, probe_jpeg, read_grey
+from mlip.data.formats.tables import Column, bad_row
+from mlip.data.labels import CHEXPERT_LABELS, label_table
 from mlip.data.records import Reader, ReaderOptions, Record
 from mlip.errors import UserError
 from mlip.seeding import generator
 
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
-_COLUMNS = ("Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS)
+_COLUMNS = (
+    Column("Path", "path", unique=True),
+    Column("Frontal/Lateral", "category", words=("Frontal", "Lateral")),
+    Column("AP/PA", "category", optional=True),
+)
 _PREFIXES = ("CheXpert-v1.0", "CheXpert-v1.0-small")
 
 
@@ -42,9 +47,9 @@ class Chexpert(Reader):
         need_folder(root)
         if options.subset and options.exclude_five_by_200:
             raise UserError("options keep and exclude the 5x200 images at once", where=root, fix="give one of the two")
-        read_table(need_file(root / "valid.csv"), _COLUMNS, rows=1)
-        first = read_table(need_file(root / "train.csv"), _COLUMNS, rows=1)
-        prefix = "" if first.empty else first.Path[0].split("/")[0]
+        label_table(root / "valid.csv", _COLUMNS, CHEXPERT_LABELS, rows=1)
+        first = label_table(root / "train.csv", _COLUMNS, CHEXPERT_LABELS, rows=100)
+        prefix = "" if first.empty else first.Path.iloc[0].split("/")[0]
         if prefix not in _PREFIXES:
             raise UserError(
                 f"its paths begin with {prefix!r}, not with {' or '.join(_PREFIXES)}",
@@ -76,6 +81,9 @@ class Chexpert(Reader):
         verb = "kept" if options.subset else "excluded with all images of their patients"
         return [f"5x200 subset: {count} exclusive positives per class{fewer}, {verb}"]
 
+    def tables(self, root: Path, options: ChexpertOptions) -> list[Path]:
+        return existing(root / "train.csv", root / "valid.csv")
+
     def load_image(self, record: Record) -> np.ndarray:
         return read_grey(record.path)
 
@@ -83,16 +91,14 @@ class Chexpert(Reader):
         return probe_jpeg(record.path)
 
     def _frontal(self, path: Path) -> pd.DataFrame:
-        table = read_table(path, _COLUMNS)
-        table[list(CHEXPERT_LABELS)] = label_values(table, path, CHEXPERT_LABELS)
-        table = table[table["Frontal/Lateral"].str.strip() == "Frontal"].copy()
-        table["file"] = table.Path.str.split("/", n=1).str[1]
-        table["patient"] = table.file.str.extract(r"(patient\d+)", expand=False)
-        if table.patient.isna().any():
-            line = table.index[table.patient.isna()][0] + 2
-            raise UserError(
-                f"line {line}: the path names no patient", where=path, fix="use the unmodified official table"
-            )
+        table = label_table(path, _COLUMNS, CHEXPERT_LABELS)
+        parts = table.Path.str.extract(r"^([^/]+)/(.*(patient\d+)/.*)$")
+        if (nameless := parts[2].isna()).any():
+            raise bad_row(path, nameless.idxmax(), "the path names no patient")
+        if (strange := parts[0] != parts[0].iloc[:1].max()).any():
+            raise bad_row(path, strange.idxmax(), "the path begins otherwise than those above it")
+        table = table.assign(file=parts[1], patient=parts[2])
+        table = table[table["Frontal/Lateral"] == "Frontal"]
         return table.reset_index(drop=True)
 
     def _five_by_200(self, root: Path, train: pd.DataFrame, options: ChexpertOptions) -> np.ndarray:
@@ -115,7 +121,7 @@ class Chexpert(Reader):
 
     def _records(self, root: Path, table: pd.DataFrame, part: str) -> list[Record]:
         values = table[list(CHEXPERT_LABELS)].to_numpy(np.float64).tolist()
-        rows = zip(table.file, table.patient, table["AP/PA"].fillna(""), values, strict=True)
+        rows = zip(table.file.tolist(), table.patient.tolist(), table["AP/PA"].tolist(), values, strict=True)
         return [
             Record(
                 path=root / file,

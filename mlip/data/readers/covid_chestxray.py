@@ -10,12 +10,20 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from mlip.data.formats.files import need_file, need_folder, read_grey, read_mask, read_table
+from mlip.data.formats.files import existing, need_file, need_folder, read_grey, read_mask, walk_files
+from mlip.data.formats.tables import Column, read_table
 from mlip.data.records import Box, Reader, ReaderOptions, Record
 from mlip.errors import UserError
 
-_COLUMNS = ("patientid", "finding", "view", "modality", "folder", "filename", "clinical_notes")
-_FRONTAL = ("PA", "AP", "AP Supine", "AP Erect")
+_COLUMNS = (
+    Column("patientid", "id"),
+    Column("finding"),
+    Column("view", "category", words=("PA", "AP", "AP Supine", "AP Erect")),
+    Column("modality", "category", words=("X-ray",)),
+    Column("folder", "path"),
+    Column("filename", "id", unique=True),
+    Column("clinical_notes"),
+)
 # Older tables name the pathogen alone; the collection's later hierarchy files each of these under Pneumonia.
 _PATHOGENS = (
     "COVID-19", "SARS", "MERS-CoV", "Varicella", "Influenza", "Herpes", "H1N1", "Streptococcus", "Klebsiella", "Chlamydophila",
@@ -46,7 +54,7 @@ class CovidChestxray(Reader):
 
     def check(self, root: Path, options: CovidChestxrayOptions) -> str:
         need_folder(root)
-        read_table(need_file(root / "metadata.csv"), _COLUMNS, rows=1)
+        read_table(root / "metadata.csv", _COLUMNS, rows=1, keep=_frontal)
         need_folder(root / "images", fix="clone the data set there")
         if options.only == "with_boxes":
             need_file(root / "annotations" / "annotations.json")
@@ -55,12 +63,11 @@ class CovidChestxray(Reader):
         return "2020"
 
     def records(self, root: Path, options: CovidChestxrayOptions) -> list[Record]:
-        table = read_table(root / "metadata.csv", _COLUMNS)
-        table = table[(table.modality == "X-ray") & table.view.isin(_FRONTAL)]
+        table = read_table(root / "metadata.csv", _COLUMNS, keep=_frontal)
         boxes = self._boxes(root)
-        masks = {p.stem: p for p in sorted((root / "masks").glob("*.png"))}
+        masks = {p.stem: p for p in walk_files(root / "masks", ".png")}
         records = []
-        for patient, finding, view, _, folder, name, notes in table[list(_COLUMNS)].itertuples(index=False):
+        for patient, finding, view, _, folder, name, notes in table[[c.name for c in _COLUMNS]].itertuples(index=False):
             record = Record(
                 path=root / folder / name,
                 image_id=name,
@@ -69,12 +76,15 @@ class CovidChestxray(Reader):
                 view=view,
                 labels=findings(finding),
                 boxes=tuple(boxes.get(name, ())),
-                report="" if pd.isna(notes) else notes,
+                report=notes,
                 mask=masks.get(Path(name).stem),
             )
             if _kept(record, options.only):
                 records.append(record)
         return records
+
+    def tables(self, root: Path, options: CovidChestxrayOptions) -> list[Path]:
+        return existing(root / "metadata.csv", root / "annotations" / "annotations.json")
 
     def load_image(self, record: Record) -> np.ndarray:
         return read_grey(record.path)
@@ -87,29 +97,38 @@ class CovidChestxray(Reader):
         if not path.is_file():
             return {}
         try:
-            coco = json.loads(path.read_text(encoding="utf-8"))
+            coco = json.loads(path.read_text(encoding="utf-8-sig"))
             names = {i["id"]: i["file_name"] for i in coco["images"]}
             categories = {c["id"]: c["name"] for c in coco["categories"]}
             boxes: dict[str, list[Box]] = {}
             for a in coco["annotations"]:
                 x, y, width, height = map(float, a["bbox"])
+                if not np.isfinite((x, y, width, height)).all():
+                    raise ValueError("a box is not finite")
                 if (category := categories[a["category_id"]]) in self.box_categories:
                     boxes.setdefault(names[a["image_id"]], []).append(Box(x, y, width, height, category))
             return boxes
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"is no COCO annotation ({type(error).__name__}: {error})", where=path, fix="download it again"
             ) from None
 
 
+def _frontal(cells: pd.DataFrame) -> pd.Series:
+    """Rows of frontal X-ray films: the others, CT and lateral films and rows that do not say, are not read."""
+    view, modality = ([word.casefold() for word in column.words] for column in _COLUMNS[2:4])
+    return cells["view"].str.casefold().isin(view) & cells["modality"].str.casefold().isin(modality)
+
+
 def findings(text: str) -> dict[str, float]:
     """Labels of the collection's ``finding`` cell, e.g. ``COVID-19, ARDS`` or ``Pneumonia/Viral/COVID-19``."""
-    if pd.isna(text) or text.strip() in ("todo", "Unknown", ""):
+    text = text.strip().casefold()
+    if text in ("todo", "unknown", ""):
         return {"COVID-19": float("nan"), "Pneumonia": float("nan")}
-    covid = "COVID-19" in text
-    pneumonia = "Pneumonia" in text or any(p in text for p in _PATHOGENS)
+    covid = "covid-19" in text
+    pneumonia = "pneumonia" in text or any(p.casefold() in text for p in _PATHOGENS)
     # Respiratory distress mostly comes from pneumonia, but the cell does not say so.
-    unsaid = text.strip() == "ARDS"
+    unsaid = text == "ards"
     return {"COVID-19": float(covid), "Pneumonia": float("nan") if unsaid else float(pneumonia)}
 
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from mlip.data.formats.files import need_folder, read_grey, unreadable
+from mlip.data.formats.files import name_fault, need_folder, read_grey, unreadable, walk_files
 from mlip.data.records import Reader, ReaderOptions, Record
 from mlip.errors import UserError
 
@@ -25,9 +25,15 @@ class IuXray(Reader):
 
     def check(self, root: Path, options: ReaderOptions) -> str:
         need_folder(root)
+        if (root / "indiana_reports.csv").is_file():
+            raise UserError(
+                "is a copy in tables (indiana_reports.csv), supported is Open-i's own release",
+                where=root,
+                fix="obtain NLMCXR_reports.tgz and NLMCXR_png.tgz",
+            )
         need_folder(root / "NLMCXR_png", fix="unpack NLMCXR_png.tgz there")
         reports = need_folder(root / "ecgen-radiology", fix="unpack NLMCXR_reports.tgz there")
-        if next(reports.glob("*.xml"), None) is None:
+        if next(walk_files(reports, ".xml"), None) is None:
             raise UserError("holds no .xml report", where=reports, fix="unpack NLMCXR_reports.tgz there")
         return "NLMCXR"
 
@@ -37,17 +43,25 @@ class IuXray(Reader):
     def records(self, root: Path, options: ReaderOptions) -> list[Record]:
         """All images that a report names; the collection does not say which view each one is."""
         records = []
-        for path in sorted((root / "ecgen-radiology").glob("*.xml"), key=lambda p: (len(p.stem), p.stem)):
+        for path in self.tables(root, options):
             try:
                 tree = ElementTree.parse(path)
-            except ElementTree.ParseError as error:
+            except (ElementTree.ParseError, LookupError, ValueError, OSError) as error:  # also of an unknown encoding
                 raise unreadable(path, error) from None
             sections = {e.get("Label", ""): (e.text or "").strip() for e in tree.iter("AbstractText")}
             report = "\n".join(f"{k}: {sections[k]}" for k in ("FINDINGS", "IMPRESSION") if sections.get(k))
             for image in tree.iter("parentImage"):
-                name = str(image.get("id"))
+                name = (image.get("id") or "").strip()
+                if name_fault(name):
+                    raise UserError(
+                        "has a parentImage whose id names no film", where=path, fix="unpack the reports again"
+                    )
                 records.append(Record(root / "NLMCXR_png" / f"{name}.png", name, path.stem, path.stem, report=report))
         return records
+
+    def tables(self, root: Path, options: ReaderOptions) -> list[Path]:
+        """The reports themselves: there is no other table."""
+        return sorted(walk_files(root / "ecgen-radiology", ".xml"), key=lambda p: (len(p.stem), p.stem))
 
     def load_image(self, record: Record) -> np.ndarray:
         return read_grey(record.path)

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from mlip.data.formats.files import need_file, need_folder, probe_jpeg, read_grey, read_table
-from mlip.data.labels import CHEXPERT_LABELS, label_values
+from mlip.data.formats.files import existing, need_file, need_folder, probe_jpeg, read_grey
+from mlip.data.formats.tables import EMPTY, Column, read_table
+from mlip.data.labels import CHEXPERT_LABELS, label_table
 from mlip.data.records import Reader, ReaderOptions, Record
 from mlip.errors import UserError
 
 _METADATA = re.compile(r"mimic-cxr-(\d+\.\d+\.\d+)-metadata\.csv(\.gz)?$")
+_ORDER = tuple(sorted(CHEXPERT_LABELS))  # of the label columns in MIMIC's table
 _COLUMNS = {
-    "metadata": ("dicom_id", "subject_id", "study_id", "ViewPosition"),
-    "split": ("dicom_id", "split"),
-    "chexpert": ("study_id", *CHEXPERT_LABELS),
+    "metadata": (
+        Column("dicom_id", "id", unique=True),
+        Column("subject_id", "id", pattern=r"\d+", form="a whole number"),
+        Column("study_id", "id", pattern=r"\d+", form="a whole number"),
+        Column("ViewPosition", "category", optional=True),
+    ),
+    "split": (Column("dicom_id", "id", unique=True), Column("split", "category", words=("train", "validate", "test"))),
+    "chexpert": (Column("study_id", "id", unique=True, pattern=r"\d+", form="a whole number"),),
 }
 
 
 class MimicOptions(ReaderOptions):
-    views: list[str] = Field(["PA", "AP"], min_length=1, description="ViewPosition values that are kept")
+    views: list[str] = Field(
+        ["PA", "AP"], min_length=1, description="ViewPosition values that are kept; '' keeps films that have none"
+    )
     reports_root: Path | None = Field(None, description="folder that holds files/pXX/... of the reports, default: root")
+
+    @field_validator("views")
+    @classmethod
+    def _as_cells(cls, views: list[str]) -> list[str]:
+        """As the table's cells are read: in capitals, "" for a missing value."""
+        return ["" if view.strip() in EMPTY else view.strip().upper() for view in views]
 
 
 class MimicCxr(Reader):
@@ -46,15 +62,25 @@ class MimicCxr(Reader):
 
     def check(self, root: Path, options: MimicOptions) -> str:
         version, tables = self._tables(root)
-        for kind, path in tables.items():
-            read_table(path, _COLUMNS[kind], rows=1)
-        first = read_table(tables["metadata"], _COLUMNS["metadata"], rows=1)
-        if first.empty:
-            raise UserError("holds no rows", where=tables["metadata"], fix="download it again")
-        base, subject = self._reports(root, options), first.subject_id[0]
-        if not (base / f"p{subject[:2]}" / f"p{subject}" / f"s{first.study_id[0]}.txt").is_file():
+        label_table(tables["chexpert"], _COLUMNS["chexpert"], _ORDER, rows=1)
+        for kind in ("metadata", "split"):
+            read_table(tables[kind], _COLUMNS[kind], rows=1)
+        need_folder(root / "files", fix="unpack the images there")
+        base, path = self._reports(root, options), tables["metadata"]
+        # A few rows first; of a part of the corpus the first reports may not be there.
+        for rows in (100, None):
+            table = read_table(path, _COLUMNS["metadata"], rows)
+            if any(
+                os.path.exists(f"{base}/{_study(*ids)}.txt")
+                for ids in zip(table.subject_id, table.study_id, strict=True)
+            ):
+                break
+        else:
+            if table.empty:
+                raise UserError("holds no rows", where=path, fix="download it again")
             raise UserError(
-                "holds no report of the first study of the metadata table (the JPG distribution comes without reports)",
+                f"holds no report of any of the {table.study_id.nunique():,} studies of the metadata table (the JPG "
+                "distribution comes without reports)",
                 where=base,
                 fix="unpack mimic-cxr-reports.zip and set options.reports_root to the folder that holds files/",
             )
@@ -66,21 +92,29 @@ class MimicCxr(Reader):
     def records(self, root: Path, options: MimicOptions) -> list[Record]:
         _, tables = self._tables(root)
         meta = read_table(tables["metadata"], _COLUMNS["metadata"])
-        split = read_table(tables["split"], _COLUMNS["split"]).set_index("dicom_id")["split"]
-        findings = read_table(tables["chexpert"], _COLUMNS["chexpert"])
-        # MIMIC's table has the labels in alphabetical order.
-        known = label_values(findings, tables["chexpert"], tuple(sorted(CHEXPERT_LABELS))).tolist()
-        values = dict(zip(findings.study_id, known, strict=True))
+        split = read_table(tables["split"], _COLUMNS["split"])
+        part_of = dict(zip(split.dicom_id.tolist(), split["split"].tolist(), strict=True))
+        findings = label_table(tables["chexpert"], _COLUMNS["chexpert"], _ORDER)
+        values = dict(zip(findings.study_id.tolist(), findings[list(CHEXPERT_LABELS)].to_numpy().tolist(), strict=True))
         unknown = [float("nan")] * len(CHEXPERT_LABELS)
-        meta = meta[meta.ViewPosition.isin(options.views)].sort_values(["subject_id", "study_id", "dicom_id"])
-        parts = split.reindex(meta.dicom_id).fillna("").tolist()
+        meta = meta.sort_values(["subject_id", "study_id", "dicom_id"])
+        chosen = meta[meta.ViewPosition.isin(options.views)]
+        if chosen.empty:
+            raise UserError(
+                f"no film has a view of options.views ({', '.join(map(repr, options.views))})",
+                where=tables["metadata"],
+                fix=f"its views are {', '.join(f'{v!r}' for v in meta.ViewPosition.value_counts().index)}",
+            )
+        # Only some patients may be unpacked; rows of those that never were are not missing films.
+        meta = chosen[chosen.subject_id.isin(self._unpacked(root))]
+        if meta.empty:
+            raise UserError("holds no patient of the table", where=root / "files", fix="unpack the images there")
         base = self._reports(root, options)
         study_of, report = "", ""
         records = []
-        for dicom, subject, study, view, part in zip(
-            meta.dicom_id, meta.subject_id, meta.study_id, meta.ViewPosition, parts, strict=True
-        ):
-            folder = f"p{subject[:2]}/p{subject}/s{study}"
+        columns = ("dicom_id", "subject_id", "study_id", "ViewPosition")
+        for dicom, subject, study, view in zip(*(meta[name].tolist() for name in columns), strict=True):
+            folder = _study(subject, study)
             if study != study_of:  # films of a study are neighbours
                 study_of, report = study, _read_report(f"{base}/{folder}.txt")
             records.append(
@@ -90,12 +124,24 @@ class MimicCxr(Reader):
                     patient_id=subject,
                     study_id=study,
                     view=view,
-                    official_split=part,
+                    official_split=part_of.get(dicom, ""),
                     labels=dict(zip(CHEXPERT_LABELS, values.get(study, unknown), strict=True)),
                     report=report,
                 )
             )
         return records
+
+    def notes(self, root: Path, options: MimicOptions) -> list[str]:
+        """How many patients of the table are not there."""
+        subjects = read_table(self._tables(root)[1]["metadata"], _COLUMNS["metadata"][1:2]).subject_id.unique()
+        absent = len(set(subjects) - self._unpacked(root))
+        return [f"{absent:,} of {len(subjects):,} patients of the table are not unpacked: left out"] * bool(absent)
+
+    def tables(self, root: Path, options: MimicOptions) -> list[Path]:
+        try:
+            return existing(*self._tables(root)[1].values())
+        except UserError:
+            return []
 
     def load_image(self, record: Record) -> np.ndarray:
         return read_grey(record.path)
@@ -123,17 +169,28 @@ class MimicCxr(Reader):
         return ("2.1.0" if newer else prefix), tables
 
     @staticmethod
+    def _unpacked(root: Path) -> set[str]:
+        """Subjects that have a folder files/pXX/pXXXXXXXX."""
+        groups = [entry.path for entry in os.scandir(root / "files") if entry.name.startswith("p") and entry.is_dir()]
+        return {entry.name[1:] for group in groups for entry in os.scandir(group) if entry.name.startswith("p")}
+
+    @staticmethod
     def _reports(root: Path, options: MimicOptions) -> Path:
         """The folder of the reports' p10, p11, ..."""
         base = options.reports_root or root
         return base / "files" if (base / "files").is_dir() else base
 
 
+def _study(subject: str, study: str) -> str:
+    """A study's place below files/; its report is the .txt of that name."""
+    return f"p{subject[:2]}/p{subject}/s{study}"
+
+
 def _read_report(path: str) -> str:
     """The report, or "" where the study has none: the doctor counts them."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        with open(path, "rb") as file:
+            return file.read().decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         return ""
 

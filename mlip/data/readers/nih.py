@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from pydantic import Field
 
-from mlip.data.formats.files import image_size, need_file, need_folder, read_grey, read_lines, read_table
+from mlip.data.formats.files import existing, image_size, need_file, need_folder, read_grey, read_lines, walk_files
+from mlip.data.formats.tables import Column, bad_row, read_table
 from mlip.data.records import Box, Reader, ReaderOptions, Record
 from mlip.errors import UserError
 
@@ -30,7 +31,22 @@ _NAMES = {
     "Hernia": "Hernia",
     "No Finding": "No Finding",
 }
-_COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "View Position")
+_CASELESS = {name.casefold(): label for name, label in _NAMES.items()}
+_COLUMNS = (
+    Column("Image Index", "id", unique=True),
+    Column("Finding Labels", pattern=r".+", form="a list of findings"),
+    Column("Patient ID", "id"),
+    Column("View Position", "category", optional=True),
+)
+_CORNER = ("Bbox [x", "y", "w", "h]")
+_BOXED = tuple("Infiltrate" if name == "Infiltration" else name for name in list(_NAMES)[:8])
+_BOX_COLUMNS = (
+    Column("Image Index", "id"),
+    Column("Finding Label", "category", words=(*_BOXED, "Infiltration")),
+    *(Column(name, "number") for name in _CORNER),
+)
+_TABLES = {"v2020": "Data_Entry_2017_v2020.csv", "2017": "Data_Entry_2017.csv"}
+_LISTS = ("train_val_list.txt", "test_list.txt")
 _BOX_SIDE = 1024.0  # the box list is in pixels of the official 1024 x 1024 files
 
 
@@ -58,7 +74,7 @@ class Nih(Reader):
     Options = NihOptions
 
     def check(self, root: Path, options: NihOptions) -> str:
-        version, path = self._table(root)
+        version, path = self._table(root, options)
         read_table(path, _COLUMNS, rows=1)
         if not self._folders(root):
             raise UserError("holds neither images/ nor images_001/images/", where=root, fix="unpack the images there")
@@ -68,59 +84,83 @@ class Nih(Reader):
         return {"images": 112_120, "patients": 30_805}
 
     def records(self, root: Path, options: NihOptions) -> list[Record]:
-        path = self._table(root)[1]
+        path = self._table(root, options)[1]
         table = read_table(path, _COLUMNS)
-        files = {p.name: p for folder in self._folders(root) for p in sorted(folder.glob("*.png"))}
+        present = {}  # by cell: there are far fewer combinations of findings than films
+        for row, cell in table["Finding Labels"].drop_duplicates().items():
+            present[cell] = self._present(path, row, cell)
+        files = self._files(root)
         # Only part of the corpus may be unpacked; rows of files that were never unpacked are not corrupt images.
         table = table[table["Image Index"].isin(files.keys())]
         boxes = self._boxes(root, files)
-        test, train = set(read_lines(root / "test_list.txt")), set(read_lines(root / "train_val_list.txt"))
+        train, test = (set(read_lines(root / name)) for name in _LISTS)
+        if both := len(train & test):
+            raise UserError(
+                f"lists {both} films of {_LISTS[0]} too", where=root / _LISTS[1], fix="use the official lists"
+            )
         records = []
-        for row, name, found, patient, view in table[list(_COLUMNS)].itertuples():
-            present = self._present(path, row + 2, found)
+        for name, cell, patient, view in table[[c.name for c in _COLUMNS]].itertuples(index=False):
+            found = present[cell]
             records.append(
                 Record(
                     path=files[name],
                     image_id=name,
                     patient_id=patient,
                     study_id=name.removesuffix(".png"),
-                    view="" if pd.isna(view) else view,
+                    view=view,
                     official_split="test" if name in test else "train" if name in train else "",
-                    labels={label: float(label in present) for label in self.labels},
+                    labels={label: float(label in found) for label in self.labels},
                     boxes=tuple(boxes.get(name, ())),
-                    report=templated_caption(present) if options.templated_captions else "",
+                    report=templated_caption(found) if options.templated_captions else "",
                 )
             )
         return records
+
+    def tables(self, root: Path, options: NihOptions) -> list[Path]:
+        try:
+            table = self._table(root, options)[1]
+        except UserError:
+            return []
+        return existing(table, root / "BBox_List_2017.csv", *(root / name for name in _LISTS))
 
     def load_image(self, record: Record) -> np.ndarray:
         return read_grey(record.path)
 
     def notes(self, root: Path, options: NihOptions) -> list[str]:
-        """What the manifest should say about these options."""
-        return (
-            ["reports are TEMPLATED captions made from the labels, not radiologists' text"]
-            if options.templated_captions
-            else []
-        )
+        """What the manifest should say about these options, and how much of the table is not there."""
+        captions = "reports are TEMPLATED captions made from the labels, not radiologists' text"
+        names = read_table(self._table(root, options)[1], _COLUMNS[:1])["Image Index"]
+        absent = int((~names.isin(self._files(root).keys())).sum())
+        left_out = f"{absent:,} of {len(names):,} films of the table are not unpacked: left out"
+        return [captions] * options.templated_captions + [left_out] * bool(absent)
 
-    def _table(self, root: Path) -> tuple[str, Path]:
+    def _table(self, root: Path, options: NihOptions) -> tuple[str, Path]:
+        """Of both tables that of ``options.version``, else the newer one."""
         need_folder(root)
-        old, new = root / "Data_Entry_2017.csv", root / "Data_Entry_2017_v2020.csv"
-        return ("v2020", new) if new.is_file() else ("2017", need_file(old))
+        found = {version: root / name for version, name in _TABLES.items() if (root / name).is_file()}
+        if not found:
+            need_file(root / _TABLES["2017"])
+        version = options.version if options.version in found else next(iter(found))
+        return version, found[version]
 
     @staticmethod
     def _folders(root: Path) -> list[Path]:
         return [p for p in (root / "images", *sorted(root.glob("images_0*/images"))) if p.is_dir()]
 
+    @classmethod
+    def _files(cls, root: Path) -> dict[str, Path]:
+        return {p.name: p for folder in cls._folders(root) for p in walk_files(folder, ".png")}
+
     @staticmethod
-    def _present(path: Path, line: int, found: str) -> set[str]:
-        try:
-            return {_NAMES[part] for part in found.split("|")}
-        except KeyError as error:
-            raise UserError(
-                f"line {line} has the unknown finding {error}", where=path, fix="use the official table"
-            ) from None
+    def _present(path: Path, row: Any, cell: str) -> set[str]:
+        """The findings of a cell, by the project's names."""
+        parts = [part.strip() for part in cell.split("|")]
+        if unknown := [part for part in parts if part.casefold() not in _CASELESS]:
+            raise bad_row(path, row, f"has the unknown finding {unknown[0]!r}")
+        found = {_CASELESS[part.casefold()] for part in parts}
+        if "No Finding" in found and len(found) > 1:
+            raise bad_row(path, row, f"has 'No Finding' beside {sorted(found - {'No Finding'})[0]!r}")
+        return found
 
     @staticmethod
     def _boxes(root: Path, files: dict[str, Path]) -> dict[str, list[Box]]:
@@ -129,13 +169,16 @@ class Nih(Reader):
         path = root / "BBox_List_2017.csv"
         if not path.is_file():
             return boxes
-        table = read_table(path, ("Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"))
-        for name, finding, *corner in table.iloc[:, :6].itertuples(index=False):
+        table = read_table(path, _BOX_COLUMNS)
+        for name, finding, *corner in table[[c.name for c in _BOX_COLUMNS]].itertuples(index=False):
             if name not in files:
                 continue
+            try:
+                width, height = image_size(files[name])
+            except UserError:  # the film itself is then counted as unreadable
+                continue
             category = _NAMES["Infiltration" if finding == "Infiltrate" else finding]
-            width, height = image_size(files[name])
-            x, y, w, h = (float(v) / _BOX_SIDE for v in corner)
+            x, y, w, h = (v / _BOX_SIDE for v in corner)
             boxes.setdefault(name, []).append(Box(x * width, y * height, w * width, h * height, category))
         return boxes
 

@@ -8,12 +8,18 @@ import numpy as np
 from pydantic import Field
 
 from mlip.data.formats.dicom import dicom_size, read_dicom
-from mlip.data.formats.files import need_file, need_folder, numbers, read_table
+from mlip.data.formats.files import existing, need_folder
+from mlip.data.formats.tables import Column, bad_row, read_table
 from mlip.data.records import Box, Reader, ReaderOptions, Record
 from mlip.data.targets import sound_boxes
 from mlip.errors import UserError
 
-_COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
+_BOX = ("x", "y", "width", "height")
+_COLUMNS = (
+    Column("patientId", "id"),
+    *(Column(name, "number", optional=True) for name in _BOX),
+    Column("Target", "number", optional=True),  # checked below, beside the box
+)
 
 
 class RsnaOptions(ReaderOptions):
@@ -42,7 +48,7 @@ class Rsna(Reader):
         if not (root / "stage_2_train_labels.csv").is_file() and (root / "stage_1_train_labels.csv").is_file():
             raise UserError("is stage 1, supported is stage 2", where=root, fix="download the stage 2 files")
         for table, folder in self._sources(root, options):
-            read_table(need_file(table), _COLUMNS, rows=1)
+            read_table(table, _COLUMNS, rows=1)
             need_folder(folder, fix="unpack the images there")
         return "stage 2"
 
@@ -55,15 +61,14 @@ class Rsna(Reader):
             boxes: dict[str, list[Box]] = {}
             positive: dict[str, float] = {}
             rows = read_table(table, _COLUMNS)
-            values = numbers(rows, _COLUMNS[1:], table)
-            boxed, target = ~np.isnan(values[:, :4]).any(axis=1), values[:, 4]
+            values = rows[[*_BOX, "Target"]].to_numpy(np.float64)
+            given, target = ~np.isnan(values[:, :4]), values[:, 4]
+            boxed = given.all(axis=1)
             if len(wrong := np.flatnonzero(~np.isin(target, (0, 1)) | (boxed & (target != 1)))):
-                raise UserError(
-                    f"line {wrong[0] + 2}: Target is {target[wrong[0]]:g} beside {'a' if boxed[wrong[0]] else 'no'} box, "
-                    "it is 0 or 1, and 1 where there is a box",
-                    where=table,
-                    fix="use the unmodified official table",
-                )
+                beside = f"Target is {target[wrong[0]]:g} beside {'a' if boxed[wrong[0]] else 'no'} box"
+                raise bad_row(table, rows.index[wrong[0]], f"{beside}, it is 0 or 1, and 1 where there is a box")
+            if len(wrong := np.flatnonzero(given.any(axis=1) & ~boxed)):
+                raise bad_row(table, rows.index[wrong[0]], "a box has x, y, width and height, or none of them")
             for patient, row, has_box in zip(rows.patientId, values.tolist(), boxed, strict=True):
                 mine = boxes.setdefault(patient, [])
                 positive[patient] = max(positive.get(patient, 0.0), row[4])
@@ -83,6 +88,9 @@ class Rsna(Reader):
                     )
                 )
         return records
+
+    def tables(self, root: Path, options: RsnaOptions) -> list[Path]:
+        return existing(*(table for table, _ in self._sources(root, options)))
 
     def load_image(self, record: Record) -> np.ndarray:
         return read_dicom(record.path)

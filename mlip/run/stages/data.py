@@ -11,4 +11,5 @@ if TYPE_CHECKING:
 
 
 def run(plan: Plan, dataset: str, threads: int) -> None:
-    build_store(dataset, plan.study, threads, plan.fingerprints.store(dataset).key)
+    reports = dataset in plan.study.pretrain.datasets and any(e.manifest.trained for e in plan.rows.values())
+    build_store(dataset, plan.study, threads, plan.fingerprints.store(dataset).key, reports)
