@@ -219,7 +219,8 @@ def how_to_obtain(reader: Reader, name: str) -> str:
     )
 
 
-def _check_names(study: Study) -> None:
+def check_names(study: Study) -> None:
+    """Raise UserError where the study names a writer or a task that does not exist."""
     for name, hospital in (study.twin.datasets if study.twin else {}).items():
         if hospital.writer not in twin_writers():
             raise UserError(

@@ -67,7 +67,7 @@ class TextEncoderConfig(Strict):
 
 
 class ImageEncoderConfig(Strict):
-    """A timm model: its name, or ``resnet`` / ``vit`` with ``args`` for a size of our own."""
+    """A timm model: its name, or ``resnet`` / ``vit`` with ``args`` for a size of our own (without: ResNet-18, ViT-B/16)."""
 
     name: str
     args: dict[str, Any] = Field(default_factory=dict)

@@ -233,7 +233,6 @@ def test_stages_say_what_they_demand() -> None:
         ("resnet18", "cnn", {"output_stride": 8}, 64, "no stage of stride 16"),
         ("resnet18", "cnn", {"no_such": 1}, 64, "cannot build 'resnet18'.*no_such"),
         ("resnet", "cnn", {"layers": [1, 1]}, 64, "'resnet' has no stage of stride 16"),
-        ("resnet", "cnn", {}, 64, "cannot build 'resnet'.*layers"),
         ("vit", "vit", {"embed_dim": 30, "num_heads": 4, "depth": 1}, 64, "encoders.vit.*divisible"),
         ("vit", "vit", {"patch_size": 12, "stem_channels": [4, 8]}, 48, "patch_size is 12"),
         ("vit_tiny_patch16_224", "vit", {}, 56, "56 pixels are no multiple of the patch size 16"),
