@@ -21,7 +21,7 @@ from mlip.fingerprints import Fingerprint, Fingerprints, fingerprint_of_encoders
 from mlip.methods import Entry, entries
 from mlip.paths import StudyPaths
 from mlip.study import Study
-from mlip.twin.catalogue import twin_writers
+from mlip.twin.catalogue import writer_names
 
 PRINTED = ("title", "lineage", "quirks")  # keys of a protocol that move no number
 
@@ -222,11 +222,11 @@ def how_to_obtain(reader: Reader, name: str) -> str:
 def check_names(study: Study) -> None:
     """Raise UserError where the study names a writer or a task that does not exist."""
     for name, hospital in (study.twin.datasets if study.twin else {}).items():
-        if hospital.writer not in twin_writers():
+        if hospital.writer not in writer_names():
             raise UserError(
                 f"twin.datasets.{name}.writer is {hospital.writer!r}",
                 where=f"study {study.study}",
-                fix=f"one of {sorted(twin_writers())}",
+                fix=f"one of {writer_names()}",
             )
     for name in study.tasks:
         if name not in tasks():

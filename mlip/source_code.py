@@ -6,12 +6,13 @@ Comments, docstrings and layout do not count. What a module reads from its own f
 from __future__ import annotations
 
 import ast
+import atexit
 import hashlib
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -101,28 +102,27 @@ def _code_of(modules: tuple[str, ...], folders: tuple[Path, ...], cut: tuple[str
         for m in reached(*entries)
         if m not in WITHOUT_INFLUENCE and not any(m == c or m.startswith(f"{c}.") for c in cut)
     )
-    return digest(own, [(name, content_of(_file_of(name)), _data_of(name)) for name in names])
+    return digest(own, [(name, *_module(name)) for name in names])
 
 
 def content_of(path: Path) -> str:
-    """Hash of a file: of a Python file what it says, of a YAML file what it holds, else its bytes. Cached by time and size.
+    """Hash of a file: of a Python file what it says, of a YAML file what it holds, else its bytes.
+
+    What a text says is remembered by its bytes; what other files hold (weights of gigabytes) by path, time and size.
 
     Raises
     ------
     UserError : it cannot be read, or is no valid Python or YAML.
     """
     try:
+        if path.suffix in (".py", ".yaml", ".yml"):
+            raw = path.read_bytes()
+            key = f"{path.suffix}-{hashlib.sha256(raw).hexdigest()[:32]}"
+            return _remembered(key, lambda: _meaning(path, raw))
         state = path.stat()
+        return _remembered(f"{path.resolve()} {state.st_mtime_ns} {state.st_size}", lambda: _bytes(path))
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})", where=path, fix="restore it") from None
-    known, key = _known(), str(path.resolve())
-    seen = known.get(key)
-    if seen and seen[:2] == [state.st_mtime_ns, state.st_size]:
-        return seen[2]
-    value = _content(path)
-    known[key] = [state.st_mtime_ns, state.st_size, value]
-    _unsaved.append(key)
-    return value
 
 
 def digest(*parts: object) -> str:
@@ -139,25 +139,23 @@ def check_syntax(folder: Path) -> None:
 # --- hashing ----------------------------------------------------------------------------------------------------------
 
 
-def _content(path: Path) -> str:
+def _meaning(path: Path, raw: bytes) -> str:
     if path.suffix == ".py":
-        return digest(ast.dump(_without_docstrings(_parse(path)), annotate_fields=False))
-    if path.suffix in (".yaml", ".yml"):
-        try:
-            return digest(
-                yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-            )
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"is not valid YAML ({' '.join(str(error).split())})", where=path, fix="correct it"
-            ) from None
+        return digest(ast.dump(_without_docstrings(_parse(path, raw)), annotate_fields=False))
+    try:
+        return digest(yaml.load(raw, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"is not valid YAML ({' '.join(str(error).split())})", where=path, fix="correct it") from None
+
+
+def _bytes(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def _parse(path: Path) -> ast.Module:
+def _parse(path: Path, raw: bytes) -> ast.Module:
     try:
-        return ast.parse(path.read_bytes())
+        return ast.parse(raw)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         raise UserError(
@@ -184,7 +182,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 def _imported(path: Path) -> frozenset[str]:
     """Modules of the project that a file outside the import graph names; ``from package import module`` included."""
     found: set[str] = set()
-    for node in ast.walk(_parse(path)):
+    for node in ast.walk(_parse(path, path.read_bytes())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -198,14 +196,14 @@ def _file_of(module: str) -> Path:
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
 
-def _data_of(module: str) -> list[str]:
-    """Hashes of the files of its own folder that a module names."""
-    path = _file_of(module)
-    return [content_of(path.parent / name) for name in _names_files(path, path.stat().st_mtime_ns)]
-
-
 @cache
-def _names_files(path: Path, _changed: int) -> list[str]:
+def _module(name: str) -> tuple[str, list[str]]:
+    """Hash of a module, and of the files of its own folder that it names."""
+    path = _file_of(name)
+    return content_of(path), [content_of(path.parent / file) for file in _names_files(path)]
+
+
+def _names_files(path: Path) -> list[str]:
     beside = {p.name for p in path.parent.iterdir() if p.is_file() and p.suffix not in (".py", ".md")}
     text = path.read_text(encoding="utf-8") if beside else ""
     return sorted(name for name in beside if f'"{name}"' in text)
@@ -214,15 +212,30 @@ def _names_files(path: Path, _changed: int) -> list[str]:
 # --- the hashes already taken -----------------------------------------------------------------------------------------
 
 _unsaved: list[str] = []
+MOST = 20_000  # entries kept
 
 
 @cache
-def _known() -> dict[str, list]:
-    """What :func:`content_of` found in earlier processes, by path: [mtime in ns, size, hash]."""
+def _known() -> dict[str, str]:
+    """What earlier processes found out, by a name that says all that it depends on."""
+    return _read_cache()
+
+
+def _read_cache() -> dict[str, str]:
     try:
-        return json.loads(_cache_file().read_text(encoding="utf-8"))
+        return dict(json.loads(_cache_file().read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
+
+
+def _remembered(key: str, find: Callable[[], str]) -> str:
+    known = _known()
+    if key not in known:
+        if not _unsaved:
+            atexit.register(save_hashes)
+        known[key] = find()
+        _unsaved.append(key)
+    return known[key]
 
 
 def passed(check: str) -> bool:
@@ -231,19 +244,19 @@ def passed(check: str) -> bool:
 
 
 def remember_passed(check: str) -> None:
-    _known()[check] = []
-    _unsaved.append(check)
+    _remembered(check, lambda: "")
 
 
 def save_hashes() -> None:
-    """Keep the hashes for the next process; every job asks for the same ones. Does nothing where there is no room for them."""
+    """Keep them for the next process; every job asks for the same ones. Does nothing where there is no room for them."""
     if not _unsaved:
         return
     path = _cache_file()
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(_known()), encoding="utf-8")
+        latest = list({**_known(), **_read_cache(), **_known()}.items())[-MOST:]  # others have written meanwhile
+        draft.write_text(json.dumps(dict(latest)), encoding="utf-8")
         draft.replace(path)
         _unsaved.clear()
     except OSError:
@@ -251,9 +264,8 @@ def save_hashes() -> None:
 
 
 def _cache_file() -> Path:
-    """Outside the checkout and of one user: a wrong entry would need a file of equal path, size and time."""
+    """Outside the checkout, one for each user and Python."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlip"
     if not os.access(folder.parent if not folder.exists() else folder, os.W_OK):
         folder = Path(tempfile.gettempdir()) / f"mlip-{os.getuid()}"
-    version = f"{sys.version_info.major}{sys.version_info.minor}"
-    return folder / f"code-{version}-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}.json"
+    return folder / f"hashes-{sys.version_info.major}{sys.version_info.minor}.json"

@@ -5,5 +5,5 @@
 writes what a radiologist would say; ``writers`` lay it all out as the real data sets do. See ``docs/twin.md``.
 
 >>> from mlip.twin.anatomy import build_anatomies
->>> from mlip.twin.catalogue import twin_writers          # twin_writers()["rsna"].write(...)
+>>> from mlip.twin.catalogue import twin_writers          # twin_writer("rsna").write(...)
 """

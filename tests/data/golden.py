@@ -18,7 +18,7 @@ from mlip.data.catalogue import readers
 from mlip.data.records import Reader, Record
 from mlip.study import TwinConfig
 from mlip.twin.anatomy import build_anatomies
-from mlip.twin.catalogue import twin_writers
+from mlip.twin.catalogue import twin_writer
 
 EXPECTED = Path(__file__).with_suffix(".json")
 HOSPITALS = {
@@ -43,7 +43,7 @@ def write_fixtures(folder: Path) -> None:
     """One folder of virtual patients per reader."""
     build_anatomies(folder / "anatomy.npz", TwinConfig(anatomies=2, size=SIZE, datasets={}), SEED, 1)
     for name in readers():
-        twin_writers()[name].write(folder / name, folder / "anatomy.npz", FILMS, HOSPITALS[name], SIZE, SEED, workers=1)
+        twin_writer(name).write(folder / name, folder / "anatomy.npz", FILMS, HOSPITALS[name], SIZE, SEED, workers=1)
 
 
 def summary(name: str, root: Path) -> dict[str, Any]:

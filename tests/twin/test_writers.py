@@ -15,7 +15,7 @@ from mlip.data.catalogue import readers
 from mlip.errors import UserError
 from mlip.paths import ROOT
 from mlip.study import load_study
-from mlip.twin.catalogue import twin_writers
+from mlip.twin.catalogue import twin_writer, writer_names
 from mlip.twin.patients import truth_labels
 from mlip.twin.sheet import EXAMPLES, contact_sheet
 from mlip.twin.writers._films import take_film, whole_folder
@@ -38,7 +38,7 @@ IMAGES, SIZE = 60, 64
 def raw(anatomy_path, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("raw")
     for name, place in PLACES.items():
-        twin_writers()[name].write(root / name, anatomy_path, IMAGES, place, SIZE, 5, 1)
+        twin_writer(name).write(root / name, anatomy_path, IMAGES, place, SIZE, 5, 1)
     return root
 
 
@@ -76,7 +76,7 @@ def test_the_folder_says_that_it_is_virtual(raw, name):
 
 
 def test_every_reader_has_a_writer():
-    assert set(twin_writers()) == set(readers()) == set(PLACES)
+    assert set(writer_names()) == set(readers()) == set(PLACES)
 
 
 def test_every_reader_runs_in_the_smoke_study():
@@ -121,7 +121,7 @@ def test_chexpert(raw, anatomy_path, tmp_path):
 
 def test_chexpert_at_study_size_has_exclusive_positives(monkeypatch, tmp_path):
     """2,400 films must give at least 40 exclusive positives of each of the five competition findings."""
-    writer = twin_writers()["chexpert"]
+    writer = twin_writer("chexpert")
     monkeypatch.setattr(writer, "take_films", lambda *a: [])
     monkeypatch.setattr(writer, "write_truth", lambda *a, **k: None)
     writer.write(tmp_path / "chexpert", tmp_path / "none", 2400, "west", SIZE, 2024, 1)
@@ -172,7 +172,7 @@ def test_siim_masks_are_the_drawn_ones(raw, anatomy_path, monkeypatch):
     header = (raw / "siim" / "train-rle.csv").read_text(encoding="utf-8").splitlines()[0]
     assert header == "ImageId, EncodedPixels"
     jobs = []
-    writer = twin_writers()["siim"]
+    writer = twin_writer("siim")
     monkeypatch.setattr(writer, "take_films", lambda folder, a, size, j, *rest: jobs.extend(j) or [])
     monkeypatch.setattr(writer, "write_truth", lambda *a, **k: None)
     writer.write(raw / "again", anatomy_path, IMAGES, "bright", SIZE, 5, 1)
@@ -276,7 +276,7 @@ def test_covid_chestxray(raw, anatomy_path, monkeypatch):
     """Labels, notes and outlines are those of what was drawn."""
     reader, records = read(raw, "covid_chestxray")
     root, jobs = raw / "covid_chestxray", []
-    writer = twin_writers()["covid_chestxray"]
+    writer = twin_writer("covid_chestxray")
     monkeypatch.setattr(writer, "take_films", lambda folder, a, size, j, *rest: jobs.extend(j) or [])
     monkeypatch.setattr(writer, "write_truth", lambda *a, **k: None)
     writer.write(raw / "again", anatomy_path, IMAGES, PLACES["covid_chestxray"], SIZE, 5, 1)
@@ -321,7 +321,7 @@ def test_the_workers_do_not_change_a_byte(anatomy_path, tmp_path, name):
         }
 
     for workers in (1, 2):
-        twin_writers()[name].write(tmp_path / str(workers), anatomy_path, 40, PLACES[name], SIZE, 5, workers)
+        twin_writer(name).write(tmp_path / str(workers), anatomy_path, 40, PLACES[name], SIZE, 5, workers)
     assert digest(tmp_path / "1") == digest(tmp_path / "2")
 
 
@@ -341,7 +341,7 @@ def test_a_broken_run_leaves_the_old_folder(tmp_path):
 
 def test_another_size_is_refused(anatomy_path, tmp_path):
     with pytest.raises(UserError, match="64 px"):
-        twin_writers()["rsna"].write(tmp_path / "rsna", anatomy_path, 2, "portable", 96, 5, 1)
+        twin_writer("rsna").write(tmp_path / "rsna", anatomy_path, 2, "portable", 96, 5, 1)
     assert not list(tmp_path.iterdir())
 
 

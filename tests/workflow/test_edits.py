@@ -33,7 +33,7 @@ for line in sys.stdin:
         from benchmarks.analyses import false_negatives, maps
         from benchmarks.plan import resolve
         from mlip.study import load_study
-        plan = resolve(load_study(study))
+        plan = resolve(load_study(study), look=False)
         prints, found = plan.fingerprints, {}
         found["anatomy"] = prints.anatomy().key
         found |= {f"twin {h}": prints.twin(h).key for h in plan.study.twin.datasets}
@@ -49,6 +49,8 @@ for line in sys.stdin:
             found[f"evaluate {e.task} {e.dataset} {e.row} {e.seed}"] = key
         found |= {f"maps {row}": maps.fingerprint(plan, row, 0).key for row in maps.mapped_rows(plan)}
         found |= {"false_negatives": false_negatives.fingerprint(plan).key, "tables": plan.tables().key}
+        from mlip.source_code import save_hashes
+        save_hashes()
         open(out, "w").write(json.dumps(found))
         os._exit(0)
     print("done" if os.wait()[1] == 0 else "failed", flush=True)

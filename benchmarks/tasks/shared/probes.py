@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
-from sklearn import config_context
-from sklearn.linear_model import LogisticRegression
 
 from mlip.seeding import seed_for
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 
 class Logistic(BaseModel):
@@ -80,6 +81,9 @@ def patient_folds(y: np.ndarray, patients: np.ndarray, folds: int, rng: np.rando
 
 def fit_logistic(x: np.ndarray, y: np.ndarray, strengths: Sequence[float], max_iter: int) -> list[LogisticRegression]:
     """One fitted model per strength, each started from the one before it (go from strong to weak)."""
+    from sklearn import config_context  # half of the time that looking at the tasks would take
+    from sklearn.linear_model import LogisticRegression
+
     models = []
     with config_context(assume_finite=True, skip_parameter_validation=True):
         previous = None

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mlip.log import logger
-from mlip.twin.catalogue import twin_writers
+from mlip.twin.catalogue import twin_writer
 
 if TYPE_CHECKING:
     from benchmarks.plan import Plan
@@ -16,7 +16,7 @@ def run(plan: Plan, hospital: str, threads: int) -> None:
     study = plan.study
     assert study.twin is not None
     config = study.twin.datasets[hospital]
-    folder, writer = plan.paths.hospital(hospital), twin_writers()[config.writer]
+    folder, writer = plan.paths.hospital(hospital), twin_writer(config.writer)
     started = time.monotonic()
     writer.write(folder, plan.paths.anatomy, config.images, config.hospital, study.twin.size, study.seed, threads)
     seconds = time.monotonic() - started
