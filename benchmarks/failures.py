@@ -30,7 +30,7 @@ def _way(plan: Plan, block: Block, row: Row, seed: int) -> Iterator[tuple[str, P
             yield "the virtual patients failed: ", failure("anatomy"), prints.anatomy()
             yield f"the virtual hospital {twin} failed: ", failure("twin", twin), prints.twin(twin)
         yield f"the data set {name} failed: ", failure("data", name), prints.store(name)
-        yield f"the splits of {name} failed: ", failure("splits", name), prints.division(name)
+        yield f"the splits of {name} failed: ", failure("splits", name), prints.splits(name)
     yield "the audit found faults: ", failure("audit"), prints.audit()
     if trained:
         yield "the tokeniser failed: ", failure("tokenizer"), prints.tokenizer()

@@ -6,6 +6,7 @@ analyses all take the plan it gives, so that they cannot disagree about what bel
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,6 +115,14 @@ class Plan:
         if name not in self.rows:
             raise UserError(f"study {self.study.study} has no row {name!r}", fix=f"one of {', '.join(self.rows)}")
         return self.rows[name]
+
+    def is_made(self, stage: str, names: tuple[object, ...], fingerprint: Fingerprint) -> bool:
+        """Whether what a job made last is what it would make today (``mlip/run/jobs.py`` notes it)."""
+        try:
+            noted = json.loads(self.paths.made(stage, *names).read_text(encoding="utf-8"))["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return bool(noted == fingerprint.key)
 
     # --- fingerprints -------------------------------------------------------------------------------------------------
 

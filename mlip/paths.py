@@ -30,13 +30,13 @@ class StudyPaths:
         """The resolved study that the jobs of a run read; its name is decided by its content, so that no other run changes it."""
         return self.work / "resolved" / f"{content}.json"
 
+    def made(self, stage: str, *names: object) -> Path:
+        """What a job notes when it is done: {"fingerprint"} of what it made."""
+        return self.work / "made" / stage / f"{'-'.join(map(str, names)) or stage}.json"
+
     def failure(self, stage: str, *names: object) -> Path:
         """Where a failed job leaves its reason."""
         return self.work / "failures" / stage / f"{'-'.join(map(str, names)) or stage}.json"
-
-    def stamp(self, analysis: str, name: str) -> Path:
-        """What the results of an analysis were made from: {"fingerprint"}. The results themselves are for people."""
-        return self.work / "analyses" / analysis / f"{name}.json"
 
     def hospital(self, name: str) -> Path:
         """Folder that a virtual hospital of this study is written to."""

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from benchmarks.analyses.stamps import is_current
 from benchmarks.scores.statistics import interval, multiplicities
 from benchmarks.scores.weighted import BLOCK, Ranked
 from benchmarks.tasks.shared.features import BATCH, encode_images
@@ -99,11 +98,7 @@ def write_page(plan: Plan, device: torch.device) -> None:
 def link(plan: Plan) -> str:
     """The leaderboard's line on the page, or "" where there is none of today's code and configuration."""
     path, folder = plan.paths.false_negatives, plan.study.study
-    if (
-        not compared_rows(plan)
-        or not path.is_file()
-        or not is_current(plan.paths.stamp(ANALYSIS, "page"), fingerprint(plan))
-    ):
+    if not compared_rows(plan) or not path.is_file() or not plan.is_made(ANALYSIS, (), fingerprint(plan)):
         return ""
     return f"How the rows treat different patients with equal findings: [{folder}/{path.name}]({folder}/{path.name})."
 

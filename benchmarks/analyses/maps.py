@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.analyses.stamps import is_current
 from benchmarks.scores.statistics import interval, multiplicities
 from benchmarks.tasks.shared.features import BATCH
 from mlip.data.splits import part_rows, read_splits
@@ -123,7 +122,7 @@ def links(plan: Plan) -> str:
     found = [
         f"{plan.rows[name].title} ([figure]({folder}/{name}.png), [numbers]({folder}/{name}.csv))"
         for name in mapped_rows(plan)
-        if is_current(plan.paths.stamp("maps", name), fingerprint(plan, name, seed))
+        if plan.is_made("maps", (name,), fingerprint(plan, name, seed))
         and all((plan.paths.maps / f"{name}.{kind}").is_file() for kind in ("png", "csv"))
     ]
     head = "Where the rows look for a finding on test films, and how often that is inside its outline: "

@@ -63,7 +63,7 @@ def anatomy(study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
     from mlip.run.stages import anatomy as stage
 
     plan = _plan(study, threads)
-    perform(plan.paths.failure("anatomy"), plan.fingerprints.anatomy(), lambda: stage.run(plan, threads))
+    perform(plan, "anatomy", (), plan.fingerprints.anatomy(), lambda: stage.run(plan, threads))
 
 
 @run_app.command()
@@ -74,7 +74,9 @@ def twin(hospital: str, study: StudyFile = DEFAULT, threads: Threads = 1) -> Non
     plan = _plan(study, threads)
     _known(plan, "virtual hospital", hospital, plan.study.twin.datasets if plan.study.twin else {})
     perform(
-        plan.paths.failure("twin", hospital),
+        plan,
+        "twin",
+        (hospital,),
         plan.fingerprints.twin(hospital),
         lambda: stage.run(plan, hospital, threads),
     )
@@ -87,9 +89,7 @@ def data(dataset: str, study: StudyFile = DEFAULT, threads: Threads = 1) -> None
 
     plan = _plan(study, threads)
     _known(plan, "data set", dataset, plan.study.datasets)
-    perform(
-        plan.paths.failure("data", dataset), plan.fingerprints.store(dataset), lambda: stage.run(plan, dataset, threads)
-    )
+    perform(plan, "data", (dataset,), plan.fingerprints.store(dataset), lambda: stage.run(plan, dataset, threads))
 
 
 @run_app.command()
@@ -99,9 +99,7 @@ def splits(dataset: str, study: StudyFile = DEFAULT) -> None:
 
     plan = _plan(study)
     _known(plan, "data set", dataset, plan.study.datasets)
-    perform(
-        plan.paths.failure("splits", dataset), plan.fingerprints.division(dataset), lambda: stage.run(plan, dataset)
-    )
+    perform(plan, "splits", (dataset,), plan.fingerprints.splits(dataset), lambda: stage.run(plan, dataset))
 
 
 @run_app.command("audit")
@@ -116,7 +114,7 @@ def tokenizer(study: StudyFile = DEFAULT) -> None:
     from mlip.run.stages import tokenizer as stage
 
     plan = _plan(study)
-    perform(plan.paths.failure("tokenizer"), plan.fingerprints.tokenizer(), lambda: stage.run(plan))
+    perform(plan, "tokenizer", (), plan.fingerprints.tokenizer(), lambda: stage.run(plan))
 
 
 @run_app.command()
@@ -125,7 +123,7 @@ def knowledge(study: StudyFile = DEFAULT) -> None:
     from mlip.run.stages import knowledge as stage
 
     plan = _plan(study)
-    perform(plan.paths.failure("knowledge"), plan.fingerprints.knowledge(), lambda: stage.run(plan))
+    perform(plan, "knowledge", (), plan.fingerprints.knowledge(), lambda: stage.run(plan))
 
 
 @run_app.command()
@@ -134,7 +132,7 @@ def pretrain(row: str, seed: Seed = 0, study: StudyFile = DEFAULT, threads: Thre
     from mlip.run.stages import pretrain as stage
 
     plan = _plan(study, threads)
-    perform(plan.paths.failure("pretrain", row, seed), plan.training(row, seed), lambda: stage.run(plan, row, seed))
+    perform(plan, "pretrain", (row, seed), plan.training(row, seed), lambda: stage.run(plan, row, seed))
 
 
 @run_app.command()
@@ -145,7 +143,9 @@ def features(row: str, dataset: str, seed: Seed = 0, study: StudyFile = DEFAULT,
     plan = _plan(study, threads)
     _known(plan, "data set", dataset, plan.sources)
     perform(
-        plan.paths.failure("features", row, seed, dataset),
+        plan,
+        "features",
+        (row, seed, dataset),
         plan.features(row, seed, dataset),
         lambda: stage.run(plan, row, seed, dataset),
     )
@@ -166,7 +166,9 @@ def evaluate(
 
     plan, cell = _plan(study, threads), (task, protocol, dataset, row, seed)
     perform(
-        plan.paths.failure("evaluate", *cell),
+        plan,
+        "evaluate",
+        cell,
         plan.evaluation(*cell),
         lambda: stage.run(plan, *cell, made_from=inputs_of(plan, *cell)),
     )
@@ -179,7 +181,7 @@ def maps(row: str, seed: Seed = 0, study: StudyFile = DEFAULT, threads: Threads 
     from mlip.run.stages import maps as stage
 
     plan = _plan(study, threads)
-    perform(plan.paths.failure("maps", row), fingerprint(plan, row, seed), lambda: stage.run(plan, row, seed))
+    perform(plan, "maps", (row,), fingerprint(plan, row, seed), lambda: stage.run(plan, row, seed))
 
 
 @run_app.command("false-negatives")
@@ -189,7 +191,7 @@ def false_negatives(study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
     from mlip.run.stages import false_negatives as stage
 
     plan = _plan(study, threads)
-    perform(plan.paths.failure("false_negatives"), fingerprint(plan), lambda: stage.run(plan))
+    perform(plan, "false_negatives", (), fingerprint(plan), lambda: stage.run(plan))
 
 
 @run_app.command()
@@ -198,7 +200,7 @@ def tables(study: StudyFile = DEFAULT) -> None:
     from mlip.run.stages import tables as stage
 
     plan = _plan(study)
-    stage.run(plan)
+    perform(plan, "tables", (), plan.tables(), lambda: stage.run(plan))
     typer.echo(f"wrote {plan.paths.leaderboard}")
 
 
@@ -227,7 +229,7 @@ def _audit(study: Path) -> Plan:
     from mlip.run.stages import audit as stage
 
     plan = _plan(study)
-    perform(plan.paths.failure("audit"), plan.fingerprints.audit(), lambda: stage.run(plan))
+    perform(plan, "audit", (), plan.fingerprints.audit(), lambda: stage.run(plan))
     return plan
 
 

@@ -1,7 +1,8 @@
-"""One job of a study: the stage, the check of what it is made from, and the reason that a failure leaves.
+"""One job of a study: the stage, the check of what it is made from, and what is noted when it ends.
 
-A reason is kept with the fingerprint of what was to be made, under ``work/<study>/failures``: the tables print it as long as
-today's code and configuration would fail in the same way, and the next success removes it.
+Under ``work/<study>/made`` lies the fingerprint of what was made: the workflow makes anew what is of another one, even where
+Snakemake's own memory is lost. Under ``work/<study>/failures`` lies the reason of a failure with the fingerprint of what was
+to be made: the tables print it as long as today's code and configuration would fail in the same way.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 AGAIN = "run the study again with the same command, which makes it anew"
 
 
-def perform(path: Path, fingerprint: Fingerprint, action: Callable[[], None]) -> None:
-    """Run ``action``; a failure leaves its reason under ``path`` and is raised again."""
+def perform(
+    plan: Plan, stage: str, names: tuple[object, ...], fingerprint: Fingerprint, action: Callable[[], None]
+) -> None:
+    """Run ``action`` and note how it ended; a failure is raised again."""
+    made, path = plan.paths.made(stage, *names), plan.paths.failure(stage, *names)
+    made.unlink(missing_ok=True)
     try:
         action()
     except Exception as error:
@@ -34,6 +39,8 @@ def perform(path: Path, fingerprint: Fingerprint, action: Callable[[], None]) ->
         path.write_text(json.dumps({"reason": reason, "fingerprint": fingerprint.key}) + "\n", encoding="utf-8")
         raise
     path.unlink(missing_ok=True)
+    made.parent.mkdir(parents=True, exist_ok=True)
+    made.write_text(json.dumps({"fingerprint": fingerprint.key}) + "\n", encoding="utf-8")
 
 
 def inputs_of(plan: Plan, task: str, protocol: str, dataset: str, row: str, seed: int) -> dict[str, Any]:

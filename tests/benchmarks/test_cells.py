@@ -381,7 +381,7 @@ def test_a_failure_of_earlier_code_is_no_reason_today(world):
 )
 def test_what_failed_before_is_named(world, stage, names, words):
     prints = world.plan.fingerprints
-    wanted = {"data": prints.store, "splits": prints.division, "audit": prints.audit}[stage](*names)
+    wanted = {"data": prints.store, "splits": prints.splits, "audit": prints.audit}[stage](*names)
     world.fail(stage, *names, reason="no room", fingerprint=wanted.key)
     assert pick(world.cells(), "alpha")["reason"] == words
     assert pick(world.cells(), "constant")["reason"] == words

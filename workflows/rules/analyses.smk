@@ -18,10 +18,12 @@ if MAPPED:
             ancient(str(PATHS.audit)),
             str(PATHS.tokenizer),
             lambda w: knowledge_of(w.mapped),
+            lambda w: anew(
+                "maps", w.mapped, of=film_maps.fingerprint(PLAN, w.mapped, FIRST_SEED)
+            ),
         output:
             figure=str(PATHS.maps / "{mapped}.png"),
             numbers=str(PATHS.maps / "{mapped}.csv"),
-            stamp=str(PATHS.stamp("maps", "{mapped}")),
         log:
             f"{WORK}/logs/maps/{{mapped}}.log",
         wildcard_constraints:
@@ -45,9 +47,9 @@ if PAIR_PAGE:
             ancient(str(PATHS.audit)),
             str(PATHS.tokenizer),
             str(PATHS.knowledge),
+            anew("false_negatives", of=false_negatives.fingerprint(PLAN)),
         output:
             page=str(PATHS.false_negatives),
-            stamp=str(PATHS.stamp("false_negatives", "page")),
         log:
             f"{WORK}/logs/false_negatives.log",
         conda:

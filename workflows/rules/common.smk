@@ -70,6 +70,15 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+# Snakemake remembers parameters in .snakemake, which may be lost or belong to another folder. What was made by other code or
+# another configuration than today's is made anew all the same: it gets an input that is always made in this run.
+REMAKE = f"{WORK}/remake"
+
+
+def anew(stage, *names, of):
+    return [] if PLAN.is_made(stage, names, of) else [REMAKE]
+
+
 # What is marked `ancient` is made before, but does not make stale by being made anew: whether it says something else, the
 # fingerprint of what reads it knows (a further label draw moves no film; the audit stops a study, it changes none).
 def store_of(dataset):

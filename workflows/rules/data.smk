@@ -4,6 +4,7 @@
 rule store:
     input:
         raw_folder,
+        lambda w: anew("data", w.dataset, of=PRINTS.store(w.dataset)),
     output:
         records=f"{WORK}/data/{{dataset}}/records.parquet",
         manifest=f"{WORK}/data/{{dataset}}/manifest.json",
@@ -36,6 +37,7 @@ rule splits:
     input:
         f"{WORK}/data/{{dataset}}/records.parquet",
         f"{WORK}/data/{{dataset}}/manifest.json",
+        lambda w: anew("splits", w.dataset, of=PRINTS.splits(w.dataset)),
     output:
         table=f"{WORK}/splits/{{dataset}}.parquet",
         about=f"{WORK}/splits/{{dataset}}.json",
@@ -53,6 +55,7 @@ rule audit:
     input:
         [store_of(d) for d in PLAN.sources],
         [str(PATHS.splits(d)) for d in PLAN.sources],
+        anew("audit", of=PRINTS.audit()),
     output:
         str(PATHS.audit),
     log:

@@ -4,6 +4,7 @@
 rule tokenizer:
     input:
         corpus,
+        anew("tokenizer", of=PRINTS.tokenizer()),
     output:
         directory(str(PATHS.tokenizer)),
     log:
@@ -17,6 +18,8 @@ rule tokenizer:
 
 
 rule knowledge:
+    input:
+        anew("knowledge", of=PRINTS.knowledge()),
     output:
         directory(str(PATHS.knowledge)),
     log:
@@ -36,6 +39,7 @@ rule pretrain:
         ancient(str(PATHS.audit)),
         held([str(PATHS.tokenizer)]),
         lambda w: held(knowledge_of(w.method)),
+        lambda w: anew("pretrain", w.method, w.seed, of=PLAN.training(w.method, w.seed)),
     output:
         encoder=f"{WORK}/pretrain/{{method}}/seed{{seed}}/encoder.safetensors",
         method=f"{WORK}/pretrain/{{method}}/seed{{seed}}/method.safetensors",
@@ -57,6 +61,13 @@ rule features:
     input:
         lambda w: store_of(w.dataset),
         lambda w: checkpoint_of(w.method, w.seed),
+        lambda w: anew(
+            "features",
+            w.method,
+            w.seed,
+            w.dataset,
+            of=PLAN.features(w.method, w.seed, w.dataset),
+        ),
     output:
         f"{WORK}/features/{{method}}/seed{{seed}}/{{dataset}}.safetensors",
     log:

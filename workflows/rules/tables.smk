@@ -6,6 +6,7 @@ rule tables:
         PREDICTIONS,
         MAPS,  # the leaderboard links what is there
         PAIR_PAGE,
+        anew("tables", of=PLAN.tables()),
     output:
         leaderboard=LEADERBOARD,
         cells=str(PATHS.cells),

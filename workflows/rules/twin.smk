@@ -2,6 +2,8 @@
 
 
 rule anatomy:
+    input:
+        anew("anatomy", of=PRINTS.anatomy()) if STUDY.twin else [],
     output:
         str(PATHS.anatomy),
     log:
@@ -20,6 +22,7 @@ rule anatomy:
 rule twin:
     input:
         str(PATHS.anatomy),
+        lambda w: anew("twin", w.hospital, of=PRINTS.twin(w.hospital)),
     output:
         directory(f"{WORK}/raw/{{hospital}}"),
     log:

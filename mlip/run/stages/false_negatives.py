@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.analyses.false_negatives import fingerprint, write_page
-from benchmarks.analyses.stamps import write_stamp
+from benchmarks.analyses.false_negatives import write_page
 from mlip.devices import best_device
 
 if TYPE_CHECKING:
@@ -14,4 +13,3 @@ if TYPE_CHECKING:
 
 def run(plan: Plan) -> None:
     write_page(plan, best_device(plan.study.device))
-    write_stamp(plan.paths.stamp("false_negatives", "page"), fingerprint(plan))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.analyses.maps import fingerprint, write_maps
-from benchmarks.analyses.stamps import write_stamp
+from benchmarks.analyses.maps import write_maps
 from mlip.devices import best_device
 
 if TYPE_CHECKING:
@@ -14,4 +13,3 @@ if TYPE_CHECKING:
 
 def run(plan: Plan, row: str, seed: int) -> None:
     write_maps(plan, plan.row(row), seed, best_device(plan.study.device))
-    write_stamp(plan.paths.stamp("maps", row), fingerprint(plan, row, seed))
