@@ -95,12 +95,18 @@ def write_page(plan: Plan, device: torch.device) -> None:
     paths.false_negatives.write_text(_page(study, seed, pairs, groups, near, moved), encoding="utf-8")
 
 
+def is_current(plan: Plan) -> bool:
+    """Whether the page is there and is the one that today's code and configuration make."""
+    path = plan.paths.false_negatives
+    return bool(compared_rows(plan)) and path.is_file() and plan.is_made(ANALYSIS, (), fingerprint(plan))
+
+
 def link(plan: Plan) -> str:
-    """The leaderboard's line on the page, or "" where there is none of today's code and configuration."""
-    path, folder = plan.paths.false_negatives, plan.study.study
-    if not compared_rows(plan) or not path.is_file() or not plan.is_made(ANALYSIS, (), fingerprint(plan)):
+    """The leaderboard's line on the page, or ""."""
+    name, folder = plan.paths.false_negatives.name, plan.study.study
+    if not is_current(plan):
         return ""
-    return f"How the rows treat different patients with equal findings: [{folder}/{path.name}]({folder}/{path.name})."
+    return f"How the rows treat different patients with equal findings: [{folder}/{name}]({folder}/{name})."
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------

@@ -116,14 +116,23 @@ def write_maps(plan: Plan, entry: Entry, seed: int, device: torch.device) -> Non
     draw(study, f"{entry.title}, seed {seed}", panels, paths.maps / f"{entry.name}.png")
 
 
-def links(plan: Plan) -> str:
-    """The leaderboard's line on the maps that today's code and configuration make, or ""."""
-    seed, folder = plan.study.pretrain.seeds[0], f"{plan.study.study}/{plan.paths.maps.name}"
-    found = [
-        f"{plan.rows[name].title} ([figure]({folder}/{name}.png), [numbers]({folder}/{name}.csv))"
+def current_rows(plan: Plan) -> list[str]:
+    """Names of the rows whose maps are there and are those that today's code and configuration make."""
+    seed = plan.study.pretrain.seeds[0]
+    return [
+        name
         for name in mapped_rows(plan)
         if plan.is_made("maps", (name,), fingerprint(plan, name, seed))
         and all((plan.paths.maps / f"{name}.{kind}").is_file() for kind in ("png", "csv"))
+    ]
+
+
+def links(plan: Plan) -> str:
+    """The leaderboard's line on these maps, or ""."""
+    folder = f"{plan.study.study}/{plan.paths.maps.name}"
+    found = [
+        f"{plan.rows[name].title} ([figure]({folder}/{name}.png), [numbers]({folder}/{name}.csv))"
+        for name in current_rows(plan)
     ]
     head = "Where the rows look for a finding on test films, and how often that is inside its outline: "
     return head + "; ".join(found) + "." if found else ""

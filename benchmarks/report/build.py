@@ -10,10 +10,12 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from benchmarks.analyses import false_negatives, maps
 from benchmarks.cells import Results, compute, write_cells
 from benchmarks.report import figures, leaderboard, published
 from benchmarks.report.table import metric_table, task_csv
 from benchmarks.report.words import describe, how_to_read, older_code, settings
+from benchmarks.tasks.catalogue import tasks
 
 if TYPE_CHECKING:
     from benchmarks.plan import Plan
@@ -23,6 +25,7 @@ def build_tables(plan: Plan) -> None:
     """Write ``results/<study>/*`` and ``results/<study>.md`` from the predictions that are there."""
     results, paths = compute(plan), plan.paths
     paths.results.mkdir(parents=True, exist_ok=True)
+    remove_outdated(plan)
     write_cells(results.cells, paths.cells)
     for name in plan.study.tasks:
         (paths.results / f"{name}.md").write_text(task_page(plan, results, name), encoding="utf-8")
@@ -30,6 +33,26 @@ def build_tables(plan: Plan) -> None:
     figures.draw(plan.study, results, paths.results / "figures")
     (paths.results / "cost.md").write_text(leaderboard.cost_page(plan), encoding="utf-8")
     paths.leaderboard.write_text(leaderboard.page(plan, results), encoding="utf-8")
+
+
+def remove_outdated(plan: Plan) -> None:
+    """Delete pages and figures of tasks that the study no longer has, and of analyses of other code or configuration."""
+    paths = plan.paths
+    outdated = [
+        path
+        for name in set(tasks()) - set(plan.study.tasks)
+        for path in (
+            paths.results / f"{name}.md",
+            paths.results / f"{name}.csv",
+            paths.results / "figures" / f"{name}.png",
+        )
+    ]
+    current = maps.current_rows(plan)
+    outdated += [path for path in paths.maps.glob("*") if path.suffix in (".png", ".csv") and path.stem not in current]
+    if not false_negatives.is_current(plan):
+        outdated.append(paths.false_negatives)
+    for path in outdated:
+        path.unlink(missing_ok=True)
 
 
 def task_page(plan: Plan, results: Results, name: str) -> str:

@@ -29,10 +29,11 @@ class Pairs:
 
     Raises
     ------
-    UserError : no row of the part has a report with a FINDINGS or IMPRESSION sentence.
+    UserError : no row of the training part has a report with a FINDINGS or IMPRESSION sentence, and ``needed`` says that
+        some must.
     """
 
-    def __init__(self, study: Study, part: str) -> None:
+    def __init__(self, study: Study, part: str, needed: bool = True) -> None:
         paths = StudyPaths(study)
         self.images: list[np.ndarray] = []
         sources, rows, patients = [], [], []
@@ -53,7 +54,7 @@ class Pairs:
                 self.reports.append(report)
         self.sources, self.rows = np.array(sources, dtype=np.int64), np.array(rows, dtype=np.int64)
         self.patients = torch.tensor(patients, dtype=torch.int64)
-        if not rows and part == "train":
+        if not rows and part == "train" and needed:
             raise UserError(
                 f"none of the {self.without_report} training rows of {study.pretrain.datasets} has a report",
                 where=paths.data(study.pretrain.datasets[0]),

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from mlip.study import Study, load_study
 from tests.conftest import ROOT
+from tests.data.layouts import write_rsna
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,21 @@ class Run:
     output: str
 
 
-def snakemake(*args: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake in the checkout with the environment the tests run in."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+def environment(cwd: Path = ROOT, **changes: str) -> dict[str, str]:
+    """Of a run in ``cwd``, whose own sources count before the installed ones."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLIP_")}
+    return {**kept, "PATH": path, "PYTHONPATH": str(cwd), **changes}
+
+
+def snakemake(
+    *args: str, check: bool = True, timeout: float = 900, cwd: Path = ROOT, **changes: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake in a checkout with the environment the tests run in."""
     command = [sys.executable, "-m", "snakemake", "--nolock", *args]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment(cwd, **changes), capture_output=True, text=True, timeout=timeout
+    )
     assert not check or done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done
 
@@ -53,11 +65,38 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(load_study(config), folder, config, done.stdout + done.stderr)
 
 
+def mini_study(folder: Path, films: int = 40, **changes: Any) -> Path:
+    """A study of one small data set in a real layout and one untrained row: seconds for a whole run."""
+    write_rsna(folder / "rsna", images=films)
+    config: dict[str, Any] = {
+        "study": "mini", "title": "Mini", "data_note": "made in a test", "image_size": 32,
+        "work": str(folder / "work"), "results": str(folder / "results"),
+        "datasets": {"rsna": {"reader": "rsna", "root": str(folder / "rsna")}},
+        "encoders": {
+            "cnn": {"name": "resnet", "args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}},
+            "vit": {"name": "vit"}, "text": {"layers": 1, "dim": 16, "heads": 1},
+        },
+        "pretrain": {"datasets": ["rsna"]}, "methods": {"include": ["random"]}, "analyses": [],
+        "tasks": {"linear_probe": {"datasets": ["rsna"], "fractions": [100]}}, "statistics": {"bootstrap": 50},
+    }  # fmt: skip
+    path = folder / "mini.yaml"
+    path.write_text(yaml.safe_dump({**config, **changes}, allow_unicode=True), encoding="utf-8")
+    return path
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of the sources that a test may change (method folders are found by looking into the checkout)."""
-    for name in ("mlip", "baselines", "benchmarks", "workflows", "config", "Snakefile", "pyproject.toml"):
+    return copy_of_sources(tmp_path / "checkout")
+
+
+def copy_of_sources(target: Path) -> Path:
+    """The sources that a run needs, copied into ``target``."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("mlip", "baselines", "benchmarks", "workflows", "profiles", "config", "Snakefile", "pyproject.toml"):
         source = ROOT / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, tmp_path / name)
-    return tmp_path
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target / name)
+    return target

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.workflow.conftest import Run, snakemake
+from tests.workflow.conftest import Run, copy_of_sources, snakemake
 from tests.workflow.edits import EDITS, Edit
 
 pytestmark = pytest.mark.study
@@ -76,16 +76,6 @@ class Keys:
         return json.loads(out.read_text(encoding="utf-8"))
 
 
-def copy_of_sources(target: Path) -> Path:
-    for name in ("mlip", "baselines", "benchmarks", "workflows", "profiles", "config", "Snakefile", "pyproject.toml"):
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(source, target / name)
-    return target
-
-
 @pytest.fixture(scope="module")
 def keys_of(tmp_path_factory: pytest.TempPathFactory):
     keys = Keys(tmp_path_factory.mktemp("keys"))
@@ -104,7 +94,7 @@ def smoke_config() -> dict[str, Any]:
 
 @pytest.mark.parametrize("edit", [e for e in EDITS if not e.only_files], ids=str)
 def test_fingerprints_that_change(edit: Edit, keys_of: Keys, unedited: dict[str, str], tmp_path: Path) -> None:
-    checkout, config = copy_of_sources(tmp_path), smoke_config()
+    checkout, config = copy_of_sources(tmp_path / "checkout"), smoke_config()
     edit.change(checkout, config)
     now = keys_of(checkout, config)
     assert {name for name, key in now.items() if unedited.get(name) != key} == edit.expected
@@ -179,7 +169,7 @@ def test_marked_trainings_outlive_an_edit_of_the_code(keys_of: Keys, tmp_path: P
     config = smoke_config()
     config["pretrain"]["on_code_change"] = "mark"
     before = keys_of(ROOT, config)
-    checkout = copy_of_sources(tmp_path)
+    checkout = copy_of_sources(tmp_path / "checkout")
     for path in ("mlip/pretraining/loop.py", "mlip/isbi24/model.py", "mlip/data/build.py"):
         (checkout / path).write_text(
             (checkout / path).read_text(encoding="utf-8") + "\n_EDITED = 1\n", encoding="utf-8"

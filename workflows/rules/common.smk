@@ -17,6 +17,7 @@ try:
     from mlip.errors import UserError
     from mlip.run import warm
     from mlip.run.locks import announce_run, take_over
+    from mlip.run.newest import newest_file
     from mlip.source_code import digest
     from mlip.study import parse_study, write_study
 except ImportError as error:
@@ -71,12 +72,9 @@ wildcard_constraints:
 
 
 # Snakemake remembers parameters in .snakemake, which may be lost or belong to another folder. What was made by other code or
-# another configuration than today's is made anew all the same: it gets an input that is always made in this run.
-REMAKE = f"{WORK}/remake"
-
-
+# another configuration than today's is made anew all the same: it gets an input that is newer than anything.
 def anew(stage, *names, of):
-    return [] if PLAN.is_made(stage, names, of) else [REMAKE]
+    return [] if PLAN.is_made(stage, names, of) else [newest_file()]
 
 
 # What is marked `ancient` is made before, but does not make stale by being made anew: whether it says something else, the

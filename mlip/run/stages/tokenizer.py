@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from typing import TYPE_CHECKING
 
 from mlip.pretraining.batches import Pairs
@@ -16,5 +17,8 @@ def run(plan: Plan) -> None:
     if config.pretrained:
         Tokenizer.pretrained(config.pretrained, config.max_tokens).save(folder)
         return
-    texts = [report.text for report in Pairs(plan.study, "train").reports]
+    trained = any(entry.manifest.trained for entry in plan.rows.values())
+    texts = [report.text for report in Pairs(plan.study, "train", needed=trained).reports]
+    if not texts:  # a study of untrained rows on data without reports: its random text encoders read letters
+        texts = [string.printable]
     train_tokenizer(texts, config.vocabulary, config.max_tokens).save(folder)

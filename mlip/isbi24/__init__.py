@@ -1,1 +1,0 @@
-"""MLIP (ISBI 2024): masked local representation learning, reconstructed. See README.md."""
