@@ -43,9 +43,8 @@ def problems(text: str, folder: Path = ROOT) -> list[str]:
     found: list[str] = []
     for line in [*blocks, *(s for s in spans if " " in s or s in PROGRAMS)]:
         found += [f"{line}: {what}" for words in [split(line)] if words for what in wrong_command(words)]
-    for word in [
-        w for s in [*spans, *blocks] for w in split(re.sub(r",\s+(?=[^{}]*\})", ",", s))
-    ]:  # {a, b} is one word
+    named = [re.sub(r",\s+(?=[^{}]*\})", ",", s) for s in (*spans, *blocks)]  # {a, b} is one word
+    for word in [word for line in named for word in split(line)]:
         found += [f"{word}: {what}" for what in (*wrong_path(word), *wrong_variable(word))]
     for span in spans:
         found += [f"{span}: {what}" for what in (*wrong_key(span), *wrong_module(span), *wrong_option(span))]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from mlip.manifest import Manifest
 from mlip.study import Study
 from tests.conftest import ROOT
 from tests.documents import LINK, all_keys, expand, inline, problems, shell_blocks, split, study_paths
@@ -87,6 +90,22 @@ def test_every_path_of_a_study_is_documented() -> None:
     grammar = text[text.index("## Path grammar") :].split("```")[1]
     written = {f"{path.rstrip('/')}/" for line in grammar.splitlines() for path in expand(re.split(r"\s{2,}", line)[0])}
     assert [path for path in study_paths().values() if not any(w.startswith(f"{path}/") for w in written)] == []
+
+
+def test_every_key_of_a_method_is_documented() -> None:
+    spans = inline((ROOT / "docs" / "adding-a-baseline.md").read_text(encoding="utf-8"))
+    assert not set(Manifest.model_fields) - set(spans)
+
+
+def test_the_floors_are_those_that_the_linter_holds() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = next(c["layers"] for c in contracts if c["type"] == "layers")
+    floors = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("| floor")[1].split("\n\n")[0]
+    at = [[floors.find(f"`{room.strip().replace('.', '/')}") for room in layer.split("|")] for layer in layers]
+    assert min(map(min, at)) > 0, "a room is missing in docs/architecture.md"
+    assert all(max(above) < min(below) for above, below in pairwise(at))
 
 
 def test_every_document_is_in_the_index() -> None:
