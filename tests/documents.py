@@ -212,7 +212,7 @@ def study_paths() -> dict[str, str]:
     found = {name: value for name, value in vars(paths).items() if isinstance(value, Path) and name != "work"}
     cell = ("<task>", "<protocol>", "<dataset>", "<row>", "<k>")
     calls: dict[str, tuple[str, ...]] = {
-        "resolved": ("<hash>",), "failure": ("<stage>", "<names>"), "stamp": ("<analysis>", "<name>"), "hospital": ("<hospital>",),
+        "resolved": ("<hash>",), "failure": ("<stage>", "<names>"), "made": ("<stage>", "<names>"), "hospital": ("<hospital>",),
         "data": ("<dataset>",), "splits": ("<dataset>",), "pretrain": ("<row>", "<k>"), "training_state": ("<row>", "<k>"),
         "features": ("<row>", "<k>", "<dataset>"), "predictions": cell,
     }  # fmt: skip
