@@ -149,9 +149,15 @@ class Fingerprints:
             image = study.encoders.cnn if entry.encoder == "cnn" else study.encoders.vit
             text = study.encoders.text
             knows = "knowledge" in entry.manifest.capabilities
-            settings = [study.seed, study.image_size, entry.encoder, _values(image), _given(image.pretrained)]
+            settings: list[Any] = [
+                study.seed,
+                study.image_size,
+                entry.encoder,
+                _values(image),
+                _given(image.pretrained),
+            ]
             settings += [_values(text), _given(text.pretrained), entry.components, entry.params]
-            settings += [entry.training_seed(seed), entry.manifest.capabilities]
+            settings += [entry.training_seed(seed), knows]
             made_from = [self.tokenizer(), *([self.knowledge()] if knows else [])]
             if entry.manifest.trained:
                 settings += [_recipe(recipe_of(entry, study)), study.pretrain.precision, study.pretrain.devices]

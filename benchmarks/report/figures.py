@@ -8,6 +8,7 @@ date and no version: the same cells give the same bytes on the same machine.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ def _figure(study: Study, cells: pd.DataFrame, blocks: list[Block], path: Path) 
         plt.close(figure)
 
 
-def _styles(rows: list[Row]) -> dict[str, dict[str, Any]]:
+def _styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Colour, marker and line of each row; controls are grey and dashed."""
     styles: dict[str, dict[str, Any]] = {}
     methods = [r for r in rows if not r.control]

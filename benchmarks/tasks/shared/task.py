@@ -136,7 +136,7 @@ class Task(ABC):
             for d in range(1 if f == 100 and self.fraction_unit == "%" else config.draws)
         ]
 
-    def settings(self, protocol: Protocol, source: Source) -> dict[str, Any]:
+    def settings(self, protocol: Any, source: Source) -> dict[str, Any]:
         """What of a protocol moves the predictions on one data set."""
         values = protocol.model_dump(mode="json", exclude={"title", "lineage", "quirks", *self.scored_later})
         if isinstance(table := values.get("datasets"), dict):
