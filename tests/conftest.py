@@ -24,3 +24,14 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: parity cases and real films are kept outside the repository")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers (`make test`) a file stays on one, so that its fixtures are built once; and so does the study.
+
+    The files that look at the one real run of the smoke study share a worker, and are handed out first: they take longest.
+    """
+    for item in items:
+        smoke = "smoke" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("smoke" if smoke else item.path.name))
+    items.sort(key=lambda item: item.get_closest_marker("study") is None)

@@ -7,7 +7,7 @@ import torch
 
 from mlip.methods import entries
 from mlip.pretraining.loop import _decay_groups
-from mlip.run.contract_checks import tiny_method
+from mlip.run.contract.world import tiny_method
 from mlip.study import load_study
 from tests.conftest import ROOT
 
