@@ -24,8 +24,6 @@ from mlip.paths import StudyPaths
 from mlip.study import Study
 from mlip.twin.catalogue import writer_names
 
-PRINTED = ("title", "lineage", "quirks")  # keys of a protocol that move no number
-
 
 @dataclass(frozen=True)
 class Row:

@@ -1,4 +1,4 @@
-"""The project's own code as something that results depend on: which modules a stage reaches, and a hash of what they say.
+"""The code that results depend on: which modules a stage reaches, a hash of what they say, and the libraries' versions.
 
 Comments, docstrings and layout do not count. What a module reads from its own folder (``chest.yaml``) does.
 """
@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import yaml
@@ -40,6 +41,28 @@ WITHOUT_INFLUENCE = frozenset(
         "mlip.yaml_files",
     }
 )
+# The libraries that compute numbers, by import name. Others (command line, progress, checks) are left out.
+LIBRARIES = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "detectron2": "pb1-detectron2",
+    "imagehash": "imagehash",
+    "lightning_fabric": "lightning-fabric",
+    "nibabel": "nibabel",
+    "numpy": "numpy",
+    "ot": "POT",
+    "pandas": "pandas",
+    "pycocotools": "pycocotools",
+    "pydicom": "pydicom",
+    "scipy": "scipy",
+    "segmentation_models_pytorch": "segmentation-models-pytorch",
+    "sklearn": "scikit-learn",
+    "timm": "timm",
+    "tokenizers": "tokenizers",
+    "torch": "torch",
+    "torchmetrics": "torchmetrics",
+    "transformers": "transformers",
+}
 
 
 @cache
@@ -47,11 +70,14 @@ def _graph():
     import grimp
 
     # The top floor (command line, doctor) is looked at too: the stages live there.
-    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+    return grimp.build_graph(
+        *PACKAGES, include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
+    )
 
 
 def reached(*modules: str) -> set[str]:
-    """The modules of the project that the given modules (or packages) import, directly or not, and they themselves.
+    """The modules that the given modules (or packages) of the project import, directly or not, and they themselves; of
+    libraries the names in :data:`LIBRARIES`.
 
     Imports inside functions count, imports for type checking do not.
 
@@ -67,11 +93,14 @@ def reached(*modules: str) -> set[str]:
         ) from None
     found: set[str] = set()
     for module in modules:
+        if module in LIBRARIES:
+            found.add(module)
+            continue
         if module not in graph.modules:
             raise UserError(f"there is no module {module!r}", where=ROOT, fix="restore it")
         found |= {module, *graph.find_descendants(module)}
         found |= graph.find_upstream_modules(module, as_package=bool(graph.find_children(module)))
-    return found
+    return {name for name in found if name in LIBRARIES or name.split(".")[0] in PACKAGES}
 
 
 def code_of(modules: Iterable[str], folders: Iterable[Path] = (), without: Iterable[str] = ()) -> str:
@@ -89,20 +118,27 @@ def code_of(modules: Iterable[str], folders: Iterable[Path] = (), without: Itera
 
 @cache
 def _code_of(modules: tuple[str, ...], folders: tuple[Path, ...], cut: tuple[str, ...]) -> str:
-    entries, own = set(modules), []
-    for folder in folders:
+    entries, own, waiting, seen = set(modules), [], list(folders), set[Path]()
+    while waiting:
+        folder = waiting.pop()
+        if folder in seen:
+            continue
+        seen.add(folder)
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             if "__pycache__" in path.parts or path.name == "method.yaml" or path.suffix == ".md" or path.name[0] == ".":
                 continue
-            own.append((str(path.relative_to(folder)), content_of(path)))
+            own.append((folder.name, str(path.relative_to(folder)), content_of(path)))
             if path.suffix == ".py":
-                entries |= _imported(path)
+                known, others = _imported(path)
+                entries |= known
+                waiting += others  # a method may take a part from another method's folder
     names = sorted(
         m
         for m in reached(*entries)
         if m not in WITHOUT_INFLUENCE and not any(m == c or m.startswith(f"{c}.") for c in cut)
     )
-    return digest(own, [(name, *_module(name)) for name in names])
+    libraries = [(name, version(LIBRARIES[name])) for name in names if name in LIBRARIES]
+    return digest(sorted(own), [(name, *_module(name)) for name in names if name not in LIBRARIES], libraries)
 
 
 def content_of(path: Path) -> str:
@@ -178,16 +214,20 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
-@cache
-def _imported(path: Path) -> frozenset[str]:
-    """Modules of the project that a file outside the import graph names; ``from package import module`` included."""
+def _imported(path: Path) -> tuple[set[str], list[Path]]:
+    """What a file outside the import graph names (``from package import module`` included): modules of the project and
+    libraries, and method folders, which are no packages.
+    """
     found: set[str] = set()
     for node in ast.walk(_parse(path, path.read_bytes())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return frozenset(name for name in found if name in _graph().modules)
+    known = {name for name in found if name in _graph().modules and name.split(".")[0] in PACKAGES}
+    known |= {name.split(".")[0] for name in found} & set(LIBRARIES)
+    folders = {ROOT.joinpath(*name.split(".")[:2]) for name in found - known if name.split(".")[0] in PACKAGES}
+    return known, sorted(folder for folder in folders if (folder / "method.yaml").is_file())
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -203,6 +204,20 @@ class Study(Strict):
             if self.twin is None or dataset.twin not in self.twin.datasets:
                 raise ValueError(f"datasets.{name}.twin names {dataset.twin!r}, which twin.datasets does not define")
             dataset.root = self.work / self.study / "raw" / dataset.twin
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_plain(self) -> Study:
+        """They become names of files, and words of commands."""
+        hospitals = self.twin.datasets if self.twin else {}
+        for where, names in (
+            ("datasets", self.datasets),
+            ("twin.datasets", hospitals),
+            ("methods.variants", self.methods.variants),
+        ):
+            for name in names:
+                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+                    raise ValueError(f"{where} has the name {name!r}: letters, digits, `_`, `.` and `-` only")
         return self
 
     @model_validator(mode="after")

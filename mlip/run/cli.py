@@ -136,12 +136,26 @@ def pretrain(row: str, seed: Seed = 0, study: StudyFile = DEFAULT, threads: Thre
 
 
 @run_app.command()
-def features(row: str, dataset: str, seed: Seed = 0, study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
-    """Frozen features of one row on one data set."""
+def features(
+    row: str,
+    dataset: Annotated[
+        str | None, typer.Argument(help="one data set; without: all that a task wants features of")
+    ] = None,
+    seed: Seed = 0,
+    study: StudyFile = DEFAULT,
+    threads: Threads = 1,
+) -> None:
+    """Frozen features of one row."""
+    plan = _plan(study, threads)
+    if dataset:
+        _known(plan, "data set", dataset, plan.sources)
+    for name in [dataset] if dataset else plan.feature_sets:
+        _features(plan, row, name, seed)
+
+
+def _features(plan: Plan, row: str, dataset: str, seed: int) -> None:
     from mlip.run.stages import features as stage
 
-    plan = _plan(study, threads)
-    _known(plan, "data set", dataset, plan.sources)
     perform(
         plan,
         "features",
