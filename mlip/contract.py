@@ -60,9 +60,6 @@ class ImageFeatures:
     grid: Tensor  # [B, h, w, D'] local features in row-major image order
     joint: Tensor  # [B, E] L2-normalised embedding in the image-text space
 
-    def __getitem__(self, index: slice) -> ImageFeatures:
-        return ImageFeatures(self.pooled[index], self.grid[index], self.joint[index])
-
 
 @dataclass
 class TextFeatures:

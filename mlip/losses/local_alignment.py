@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from mlip.losses.contrastive import symmetric_ce
+
 GLORIA_TEMPERATURES = (4.0, 5.0, 10.0)
 KEEP_BYTES = 1 << 30  # scores above this are computed again in the backward pass instead of being kept
 
@@ -65,9 +67,7 @@ def gloria_local_losses(
     grid: Tensor, words: Tensor, lengths: Tensor, temperatures: Sequence[float] = GLORIA_TEMPERATURES
 ) -> tuple[Tensor, Tensor]:
     """GLoRIA's local losses (image-to-text, text-to-image): cross-entropy of ``t3 * Z`` against the diagonal."""
-    logits = gloria_local_similarity(grid, words, lengths, temperatures) * temperatures[2]
-    targets = torch.arange(len(logits), device=logits.device)
-    return functional.cross_entropy(logits, targets), functional.cross_entropy(logits.T, targets)
+    return symmetric_ce(gloria_local_similarity(grid, words, lengths, temperatures) * temperatures[2])
 
 
 def gloria_attention(grid: Tensor, words: Tensor, lengths: Tensor, temperature: float = 4.0) -> Tensor:

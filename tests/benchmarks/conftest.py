@@ -128,7 +128,7 @@ class World:
         path.parent.mkdir(parents=True, exist_ok=True)
         pooled = np.ascontiguousarray(pooled, dtype=np.float32)
         about = {"store": fingerprint(open_store(self.paths.data(dataset)))}
-        save_file({"pooled": pooled, "joint": pooled}, path, metadata=about)
+        save_file({"pooled": pooled}, path, metadata=about)
 
     def source(self, dataset: str) -> Source:
         return source_of(self.study, dataset)

@@ -7,11 +7,11 @@ import torch
 
 from mlip.methods import entries
 from mlip.pretraining.loop import _decay_groups
-from mlip.run.contract_checks import tiny_method
+from mlip.run.contract.world import tiny_method
 from mlip.study import load_study
 from tests.conftest import ROOT
 
-ROWS = {n: e for n, e in entries(load_study(ROOT / "config" / "twin.yaml")).items() if e.manifest.trained}
+ROWS = {n: e for n, e in entries(load_study(ROOT / "config" / "twin.yaml"))[0].items() if e.manifest.trained}
 
 
 @pytest.mark.parametrize("name", ROWS)
