@@ -14,7 +14,6 @@ from mlip import methods, seeding
 from mlip.errors import UserError
 from mlip.manifest import Recipe, read_manifest
 from mlip.methods import entries, method_folders, recipe_of
-from mlip.pretraining.loop import schedule
 from mlip.run.scaffold import check_baseline, new_baseline
 from mlip.study import Study, load_study, parse_study, write_study
 from mlip.yaml_files import read_yaml
@@ -40,12 +39,6 @@ def test_schema_names_every_key() -> None:
         [sys.executable, "-m", "mlip", "schema"], cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert set(json.loads(done.stdout)["properties"]) == set(Study.model_fields)
-
-
-def test_schedule_warms_up_then_falls_to_zero() -> None:
-    values = [schedule(s, 100, 0.1) for s in range(100)]
-    assert values[0] == pytest.approx(0.1) and max(values) == 1.0 and values[-1] < 0.01
-    assert np.all(np.diff(values[:10]) > 0) and np.all(np.diff(values[10:]) < 0)
 
 
 def test_shared_budget_overrides_the_recipe() -> None:
