@@ -6,7 +6,7 @@ import torch
 
 from mlip.errors import UserError
 from mlip.text.reports import Report, split_sentences
-from tests.baselines.helpers import build, tiny_batch, total
+from tests.methods import build, tiny_batch, total
 
 
 def test_text_view_is_one_sentence_and_each_has_its_turn(rng: np.random.Generator) -> None:

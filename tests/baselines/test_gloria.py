@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from mlip.errors import UserError
 from mlip.seeding import seed_everything
-from tests.baselines.helpers import build, tiny_batch, total
+from tests.methods import build, tiny_batch, total
 
 TEXTS = ["No pneumothorax .", "There is a small left pleural effusion .", "Clear ."]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mlip.encoders.text import aggregate_words
-from tests.baselines.helpers import build, tiny_batch, total
+from tests.methods import build, tiny_batch, total
 
 
 def test_prototypes_stay_during_the_first_epoch_only() -> None:

@@ -21,7 +21,7 @@ from mlip.paths import StudyPaths
 from mlip.seeding import seed_everything
 from mlip.study import Study, TextEncoderConfig, parse_study
 from mlip.text.tokenisation import train_tokenizer
-from tests.baselines.helpers import entry as baseline
+from tests.methods import entry as baseline
 from tests.stores import divide, write_store
 
 SIZE = 64
