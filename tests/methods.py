@@ -1,4 +1,4 @@
-"""Baselines with toy encoders, built from their real ``method.yaml``."""
+"""Our methods with toy encoders, built from their real ``method.yaml``."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ from torch import Tensor
 
 from mlip.contract import Method
 from mlip.manifest import read_manifest
-from mlip.methods import Entry
-from mlip.paths import ROOT
-from mlip.run.contract.world import tiny_batch, tiny_method
-
-__all__ = ["build", "entry", "tiny_batch", "total"]
+from mlip.methods import Entry, method_folders
+from mlip.run.contract.world import tiny_method
 
 
 def entry(
     name: str, encoder: str = "cnn", components: dict[str, bool] | None = None, params: dict[str, Any] | None = None
 ) -> Entry:
-    """The row of ``baselines/<name>`` at its ``smoke`` recipe, with the given overrides."""
-    folder = ROOT / "baselines" / name
+    """The row of the method ``name`` at its ``smoke`` recipe, with the given overrides."""
+    folder = method_folders()[name]
     manifest = read_manifest(folder)
     values = {key: spec.value for key, spec in manifest.parameters.items()}
     if manifest.trained:
