@@ -10,7 +10,8 @@ from torch import Tensor
 from mlip.contract import Method
 from mlip.manifest import read_manifest
 from mlip.methods import Entry, method_folders
-from mlip.run.contract.world import tiny_method
+from mlip.run.contract.world import tiny_batch, tiny_method
+from mlip.seeding import torch_generator
 
 
 def entry(
@@ -35,3 +36,17 @@ def total(method: Method, terms: dict[str, Tensor]) -> Tensor:
     """The training loss, as ``mlip.pretraining.loop`` forms it."""
     weights = method.loss_weights()
     return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
+
+
+def learn(method: Method, steps: int) -> list[dict[str, float]]:
+    """Train on one batch, with new random choices in each step; returns the terms of every step."""
+    optimizer, history = torch.optim.AdamW(method.train().parameters(), 3e-3), []
+    for step in range(steps):
+        batch = tiny_batch(method)
+        batch.generator = torch_generator("steps", step)
+        terms = method.losses(batch)
+        optimizer.zero_grad()
+        total(method, terms).backward()
+        optimizer.step()
+        history.append({name: term.item() for name, term in terms.items()})
+    return history

@@ -13,7 +13,7 @@ from mlip.errors import UserError
 from mlip.losses.prototypes import sinkhorn_codes
 from mlip.run.contract.world import reports, tiny_batch
 from mlip.seeding import torch_generator
-from tests.methods import build, total
+from tests.methods import build, learn, total
 
 TERMS = {"global", "augmented", "divergence", "local", "category", "itm", "text_swap"}
 
@@ -133,17 +133,7 @@ def test_the_image_branch_cannot_read_the_report_s_knowledge() -> None:
 
 
 def test_one_batch_can_be_learnt() -> None:
-    method = build("cvpr24", "cnn", components={"soft_targets": False}).train()
-    optimizer = torch.optim.AdamW(method.parameters(), 3e-3)
-    history = []
-    for step in range(16):
-        batch = tiny_batch(method)
-        batch.generator = torch_generator("steps", step)
-        terms = method.losses(batch)
-        optimizer.zero_grad()
-        total(method, terms).backward()
-        optimizer.step()
-        history.append({k: v.item() for k, v in terms.items()})
+    history = learn(build("cvpr24", "cnn", components={"soft_targets": False}), 16)
     for name, share in (("global", 0.5), ("augmented", 0.5), ("category", 0.9), ("local", 0.9)):
         assert history[-1][name] < share * history[0][name], name
 

@@ -9,7 +9,7 @@ from mlip.errors import UserError
 from mlip.isbi24.integrity import integrity_contrast
 from mlip.run.contract.world import reports, tiny_batch
 from mlip.seeding import generator, torch_generator
-from tests.methods import build, total
+from tests.methods import build, learn, total
 
 
 def test_losses_are_finite_and_reach_every_parameter() -> None:
@@ -59,17 +59,7 @@ def test_other_readings_train(params: dict[str, object]) -> None:
 
 
 def test_one_batch_can_be_learnt() -> None:
-    method = build("isbi24", "vit").train()
-    optimizer = torch.optim.AdamW(method.parameters(), 3e-3)
-    history = []
-    for step in range(25):
-        batch = tiny_batch(method)
-        batch.generator = torch_generator("steps", step)
-        terms = method.losses(batch)
-        optimizer.zero_grad()
-        total(method, terms).backward()
-        optimizer.step()
-        history.append({k: v.item() for k, v in terms.items()})
+    history = learn(build("isbi24", "vit"), 25)
     assert history[-1]["contrast"] < 0.6 * history[0]["contrast"]
     assert history[-1]["matching"] < 0.9 * history[0]["matching"]
 

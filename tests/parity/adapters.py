@@ -15,7 +15,7 @@ from benchmarks.scores.metrics import METRICS
 from benchmarks.scores.weighted import Undefined
 from benchmarks.tasks.segmentation.model import pixel_counts
 from mlip.isbi24.matching import matched_distances
-from mlip.losses import contrastive, local_alignment
+from mlip.losses import contrastive, local_alignment, token_alignment
 from mlip.losses import prototypes as prototype_losses
 
 Arrays = dict[str, np.ndarray]
@@ -75,13 +75,13 @@ def mgca(
 ) -> Arrays:
     patches, image, words, report = map(_leaf, (patch_embeddings, image_embedding, word_embeddings, report_embedding))
     attention = torch.tensor(np.asarray(patch_attention_last_block))
-    patch_weights = local_alignment.clipped_weights(attention[:, :, 0, 1:].mean(dim=1)) if encoder == "vit" else None
+    patch_weights = token_alignment.clipped_weights(attention[:, :, 0, 1:].mean(dim=1)) if encoder == "vit" else None
     ita = contrastive.instance_loss(image, report, 0.07)
-    cta = local_alignment.mgca_local(
+    cta = token_alignment.mgca_local(
         patches,
         words,
         torch.tensor(np.asarray(word_pad_mask)),
-        local_alignment.clipped_weights(torch.tensor(np.asarray(word_attention))),
+        token_alignment.clipped_weights(torch.tensor(np.asarray(word_attention))),
         patch_weights,
         0.1,
         encoder,  # type: ignore[arg-type]
