@@ -39,6 +39,25 @@ class Batch:
     epochs: int  # of the whole training
     generator: torch.Generator  # CPU generator of this step, for every random choice in the losses
 
+    @classmethod
+    def of(
+        cls,
+        method: Method,
+        reports: list[Report],
+        texts: list[str],
+        linked: Sequence[Sequence[int]],
+        images: Tensor,
+        patients: Tensor,
+        generator: torch.Generator,
+        *,
+        epoch: int = 0,
+        step: int = 0,
+        epochs: int = 1,
+    ) -> Batch:
+        """The batch of B reports: ``texts`` are tokenised, ``linked`` holds the entities of each text."""
+        tokens, entities = method.tokenizer(texts), entity_table(linked)
+        return cls(images, texts, tokens, reports, patients, entities, epoch, step, epochs, generator)
+
     def to(self, device: torch.device | str) -> Batch:
         moved = {k: getattr(self, k).to(device) for k in ("images", "tokens", "patients", "entities")}
         return replace(self, **moved)
@@ -59,9 +78,6 @@ class ImageFeatures:
     pooled: Tensor  # [B, D] the encoder's pooled feature, as the method's head reads it: what a linear probe sees
     grid: Tensor  # [B, h, w, D'] local features in row-major image order
     joint: Tensor  # [B, E] L2-normalised embedding in the image-text space
-
-    def __getitem__(self, index: slice) -> ImageFeatures:
-        return ImageFeatures(self.pooled[index], self.grid[index], self.joint[index])
 
 
 @dataclass

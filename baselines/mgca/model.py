@@ -13,8 +13,8 @@ from mlip.encoders.image import ImageOutput
 from mlip.encoders.text import TextOutput, aggregate_words, pool_text
 from mlip.errors import UserError
 from mlip.losses.contrastive import instance_loss
-from mlip.losses.local_alignment import clipped_weights, mgca_local, token_attention
 from mlip.losses.prototypes import swapped_prediction
+from mlip.losses.token_alignment import clipped_weights, mgca_local, token_attention
 from mlip.text.tokenisation import TokenBatch
 
 

@@ -272,23 +272,15 @@ def _batch(
 ) -> Batch:
     import torch
 
-    from mlip.contract import Batch, entity_table
+    from mlip.contract import Batch
     from mlip.data.pixels import to_tensor
 
     reports = [pairs.reports[i] for i in index]
     texts = [report.text for report in reports]
-    return Batch(
-        images=to_tensor(pairs.images[index]),
-        texts=texts,
-        tokens=method.tokenizer(texts),
-        reports=reports,
-        patients=torch.from_numpy(pairs.patients[index]),
-        entities=entity_table([knowledge.affirmed(text) if knowledge else [] for text in texts]),
-        epoch=0,
-        step=number,
-        epochs=1,
-        generator=torch_generator(study.seed, ANALYSIS, "method", number),
-    ).to(method.device)
+    linked = [knowledge.affirmed(text) if knowledge else [] for text in texts]
+    images, patients = to_tensor(pairs.images[index]), torch.from_numpy(pairs.patients[index])
+    draw = torch_generator(study.seed, ANALYSIS, "method", number)
+    return Batch.of(method, reports, texts, linked, images, patients, draw, step=number).to(method.device)
 
 
 def _pull_cells(values: list[float]) -> list[str]:

@@ -28,24 +28,3 @@ def dice_from_counts(
         2 * tp, total, out=np.full_like(total, np.nan if empty_score is None else empty_score), where=total > 0
     )
     return np.where(truth == 0, np.nan, dice) if empty_score is None else dice
-
-
-def counts(probability: ArrayLike, truth: ArrayLike, threshold: float = 0.5) -> tuple[NDArray, NDArray, NDArray]:
-    """Per image ``(tp, predicted, truth)`` pixel counts of [N, h, w] probabilities; a pixel is on above the threshold."""
-    on, real = np.asarray(probability) > threshold, np.asarray(truth) > 0.5
-    axes = tuple(range(1, on.ndim))
-    return (on & real).sum(axes), on.sum(axes), real.sum(axes)
-
-
-def dice_mgca2022(probability: ArrayLike, truth: ArrayLike, threshold: float = 0.5) -> dict[str, float]:
-    """Mean Dice as MGCA's released segmenter averages it, and over images with a non-empty truth only.
-
-    Every image counts; an empty truth scores 1 if the prediction is empty, else 0. Since most radiographs are negative,
-    this number is dominated by how often nothing is predicted; ``dice_positives_only`` is free of that.
-    """
-    tp, predicted, real = counts(probability, truth, threshold)
-    positives = dice_from_counts(tp, predicted, real, empty_score=None)
-    return {
-        "dice": float(dice_from_counts(tp, predicted, real, empty_score=1.0).mean()),
-        "dice_positives_only": float(np.nanmean(positives)) if (real > 0).any() else float("nan"),
-    }

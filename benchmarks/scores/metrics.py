@@ -214,36 +214,23 @@ def _recall_at(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> 
 # --- segmentation -----------------------------------------------------------------------------------------------------
 
 
-def _pixel_counts(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if not len(frame):
-        raise Undefined("there are no predictions")
-    tp, predicted, truth = (frame[c].to_numpy(dtype=float) for c in ("tp", "predicted", "truth"))
-    return tp, predicted, truth
-
-
 def _dice(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> Statistic:
     """Mean Dice over images (:func:`benchmarks.scores.dice.dice_from_counts`).
 
     ``empty`` says what an image without true pixels scores: "one_if_empty" (1 if nothing is predicted, else 0: GLoRIA,
     MGCA, MaCo) or "skip" (only images with true pixels count).
     """
-    tp, predicted, truth = _pixel_counts(frame)
+    if not len(frame):
+        raise Undefined("there are no predictions")
     empty = args.get("empty", "one_if_empty")
     if empty not in ("one_if_empty", "skip"):
         raise Undefined(f"the protocol asks for empty={empty!r}, which is neither one_if_empty nor skip")
-    score = dice_from_counts(tp, predicted, truth, 1.0 if empty == "one_if_empty" else None)
+    counts = (frame[c].to_numpy(dtype=float) for c in ("tp", "predicted", "truth"))
+    score = dice_from_counts(*counts, empty_score=1.0 if empty == "one_if_empty" else None)
     counted = np.isfinite(score)
     if not counted.any():
         raise Undefined("no test image has a true pixel")
     return ratio(units, np.where(counted, score, 0.0), counted.astype(float))
-
-
-def _dice_pooled(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> Statistic:
-    """2 TP / (predicted + truth) of all pixels of all images together."""
-    tp, predicted, truth = _pixel_counts(frame)
-    if not truth.any():
-        raise Undefined("no test image has a true pixel")
-    return ratio(units, 2 * tp, predicted + truth)
 
 
 # --- detection --------------------------------------------------------------------------------------------------------
@@ -284,7 +271,6 @@ def _map(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> Statis
 
 
 _CLASSIFICATION = ("image_id", "patient_id", "label", "y", "p")
-_SEGMENTATION = ("image_id", "patient_id", "tp", "predicted", "truth")
 
 METRICS: dict[str, Metric] = {
     "auroc": Metric(_CLASSIFICATION, _auroc),
@@ -293,7 +279,6 @@ METRICS: dict[str, Metric] = {
     "f1": Metric(_CLASSIFICATION, _f1),
     "accuracy_argmax": Metric(_CLASSIFICATION, _accuracy_argmax),
     "recall_at": Metric(("image_id", "patient_id", "label", "rank"), _recall_at),
-    "dice": Metric(_SEGMENTATION, _dice),
-    "dice_pooled": Metric(_SEGMENTATION, _dice_pooled),
+    "dice": Metric(("image_id", "patient_id", "tp", "predicted", "truth"), _dice),
     "map": Metric(("image_id", "patient_id", "n_truth", "scores", "matched"), _map),
 }

@@ -74,7 +74,7 @@ class FewShot(Task):
         """
         cohort = load_cohort(job)
         path = job.paths.features(job.method, job.seed, job.dataset)
-        features = read_features(path, names=["pooled"], store=cohort.store)["pooled"]
+        features = read_features(path, cohort.store)
         # Scale comes from the train part WITHOUT its labels: two shots have no standard deviation worth the name.
         scaled = np.empty(features.shape)
         pool, test_rows = part_rows(cohort.splits, "train"), part_rows(cohort.splits, "test")
@@ -88,7 +88,7 @@ class FewShot(Task):
                     y = cohort.y[problem][train].astype(np.int64)
                     model = fit_logistic(x, y, [job.protocol.strength], job.protocol.max_iter)[0]
                     frames.append(cohort.rows(problem, test, model.predict_proba(z), k, draw))
-        return cohort.finish(frames)
+        return pd.concat(frames, ignore_index=True)
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:
         """``constant``: the class shares among the shots, which are equal."""
@@ -97,7 +97,7 @@ class FewShot(Task):
             for problem in cohort.target.problems:
                 train, test = shots(job, cohort, problem, k, draw), cohort.part("test", problem)
                 frames.append(cohort.rows(problem, test, prevalence(cohort, problem, train, test), k, draw))
-        return cohort.finish(frames)
+        return pd.concat(frames, ignore_index=True)
 
     def metrics(self, protocol: FewShotProtocol, source: Source) -> list[MetricSpec]:
         return source.of(protocol.datasets).metrics()

@@ -60,14 +60,14 @@ class LinearProbe(Task):
         """
         cohort = load_cohort(job)
         path = job.paths.features(job.method, job.seed, job.dataset)
-        features = read_features(path, names=["pooled"], store=cohort.store)["pooled"]
+        features = read_features(path, cohort.store)
         probe = _adamw if isinstance(job.protocol.solver, AdamW) else _logistic
         cells = self.plan(job.protocol, job.task)
         frames = []
         with progress() as bar:
             for fraction, draw in bar.track(cells, description=f"{self.name} {job.dataset} {job.method}"):
                 frames += probe(job, cohort, features, fraction, draw)
-        return cohort.finish(frames)
+        return pd.concat(frames, ignore_index=True)
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:
         """``constant``: each label's share among the training rows of the draw."""
@@ -77,7 +77,7 @@ class LinearProbe(Task):
                 train = cohort.usable(train_rows(cohort.splits, fraction, draw), problem)
                 test = cohort.part("test", problem)
                 frames.append(cohort.rows(problem, test, prevalence(cohort, problem, train, test), fraction, draw))
-        return cohort.finish(frames)
+        return pd.concat(frames, ignore_index=True)
 
     def metrics(self, protocol: LinearProbeProtocol, source: Source) -> list[MetricSpec]:
         return source.of(protocol.datasets).metrics()

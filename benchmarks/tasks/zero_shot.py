@@ -166,7 +166,7 @@ class ZeroShot(Task):
             use = ~np.isnan(cohort.y[problem][test])
             shares = p if cohort.target.kind == "multiclass" else np.stack([1 - p[:, number], p[:, number]], axis=1)
             frames.append(cohort.rows(problem, test[use], shares[use], 0, 0))
-        return cohort.finish(frames)
+        return pd.concat(frames, ignore_index=True)
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:
         """``constant``: the same score for every image and class."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mlip.losses.contrastive import cosine_logits
+
 
 def knowledge_overlap(entities: Tensor) -> Tensor:
     """Jaccard index of the reports' entity sets: [B, n] with -1 = padding -> [B, B] in [0, 1], diagonal 1.
@@ -34,5 +36,4 @@ def soft_targets(overlap: Tensor, weight: float) -> Tensor:
 
 def soft_info_nce(a: Tensor, b: Tensor, temperature: float, targets: Tensor) -> Tensor:
     """InfoNCE with the soft targets [B, B] in place of the identity (with it: :func:`mlip.losses.contrastive.info_nce`)."""
-    logits = functional.normalize(a, dim=-1) @ functional.normalize(b, dim=-1).T / temperature
-    return functional.cross_entropy(logits, targets)
+    return functional.cross_entropy(cosine_logits(a, b, temperature), targets)

@@ -12,6 +12,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mlip.losses.contrastive import symmetric_ce
 from mlip.seeding import seed_for
 
 
@@ -94,8 +95,8 @@ def entity_contrast(
     logits = queries[present] @ context[present].T / temperature
     twins = (identity.unsqueeze(0) == identity.unsqueeze(1)).fill_diagonal_(False)
     logits = logits.masked_fill(twins, torch.finfo(logits.dtype).min)
-    target = torch.arange(len(identity), device=logits.device)
-    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+    there, back = symmetric_ce(logits)
+    return (there + back) / 2
 
 
 class Prototypes(nn.Module):

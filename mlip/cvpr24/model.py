@@ -25,8 +25,8 @@ from mlip.cvpr24.proxies import FusionEncoder, hard_negatives, swap_texts
 from mlip.encoders.image import ImageOutput
 from mlip.encoders.text import TextOutput, aggregate_words, pool_text
 from mlip.errors import UserError
-from mlip.losses.local_alignment import clipped_weights, mgca_local, token_attention
 from mlip.losses.prototypes import swapped_prediction
+from mlip.losses.token_alignment import clipped_weights, mgca_local, token_attention
 from mlip.text.tokenisation import TokenBatch
 
 CHOICES = {

@@ -92,7 +92,7 @@ def build_splits(name: str, study: Study, draws: int = 1, fingerprint: str = "")
                 )
                 notes += [f"draw {draw}: {note}" for note in more]
         table[f"draw{draw}"] = levels
-    _write(table, paths.splits(name), rule, notes, fingerprint)
+    write_splits(table, paths.splits(name), rule, notes, fingerprint)
 
 
 def stratified_order(positive: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -248,7 +248,8 @@ def _positives(store: Store, rows: np.ndarray) -> np.ndarray:
     return np.stack([store.label(name)[rows] == 1 for name in store.labels], axis=1)
 
 
-def _write(table: pd.DataFrame, path: Path, rule: str, notes: list[str], fingerprint: str) -> None:
+def write_splits(table: pd.DataFrame, path: Path, rule: str, notes: list[str], fingerprint: str) -> None:
+    """Write a table with the columns ``row``, ``image_id``, ``patient_id``, ``part``, ``draw<k>``, and what it says of itself."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = content_hash(table)
     arrow = pa.Table.from_pandas(table, preserve_index=False)

@@ -1,4 +1,4 @@
-"""From stored uint8 films to network input: order of rows, loading, normalisation, augmentation.
+"""From stored uint8 films to network input: loading, normalisation, augmentation.
 
 Torch is imported inside the functions: benchmarks look at rows and pixels without a network, and that
 must not cost that import.
@@ -7,7 +7,6 @@ must not cost that import.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,21 +34,6 @@ def load(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     for place in np.argsort(rows, kind="stable"):
         batch[place] = images[rows[place]]  # one copy each; fancy indexing both sides would make two
     return batch
-
-
-def batches(
-    rows: np.ndarray, size: int, rng: np.random.Generator | None = None, *, drop_last: bool = False
-) -> Iterator[np.ndarray]:
-    """The rows in batches of ``size``, shuffled by ``rng`` where given.
-
-    With ``drop_last`` a last smaller batch is left out, unless it is the only one.
-    """
-    rows = np.asarray(rows) if rng is None else rng.permutation(rows)
-    for begin in range(0, len(rows), size):
-        batch = rows[begin : begin + size]
-        if drop_last and len(batch) < size and begin > 0:
-            return
-        yield batch
 
 
 def augment(

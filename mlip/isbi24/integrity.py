@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mlip.losses.contrastive import diagonal_ce
+
 MAX_SCALE = 100.0  # CLIP's bound on the logit scale; here it bounds integrity times scale
 
 
@@ -47,11 +49,10 @@ def integrity_contrast(cosine: Tensor, scale: Tensor, sigma: Tensor) -> Tensor:
     ----------
     cosine : [B, B], images in rows; scale : positive scalar (1 / temperature); sigma : [B].
     """
-    target = torch.arange(len(cosine), device=cosine.device)
     weight = sigma.detach() / sigma.detach().sum()
     total = cosine.new_zeros(())
     for one_way in (cosine, cosine.T):
         scaled = one_way * (scale * sigma).clamp_max(MAX_SCALE).unsqueeze(1)
-        plain = functional.cross_entropy(one_way * scale.clamp_max(MAX_SCALE), target, reduction="none")
-        total = total + functional.cross_entropy(scaled, target) + (weight * plain).sum()
+        plain = diagonal_ce(one_way * scale.clamp_max(MAX_SCALE), reduction="none")
+        total = total + diagonal_ce(scaled) + (weight * plain).sum()
     return total / 4

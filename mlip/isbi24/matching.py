@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlip.isbi24.transport import entropic_plan, ipot_plan
+from mlip.losses.contrastive import symmetric_ce
 
 CHUNK = 1 << 18  # plan entries solved at once: on a CPU they should stay in the cache
 CHUNK_GPU = 1 << 24
@@ -17,9 +18,8 @@ def solve(cost: Tensor, sentence_pad: Tensor, solver: str, beta: float, reg: flo
 
     ``proximal``: IPOT with step ``beta`` (UNITER); ``entropic``: Sinkhorn with entropy weight ``reg`` (POT). No gradient.
     """
-    patch_pad = torch.zeros(cost.shape[:2], dtype=torch.bool, device=cost.device)
     if solver == "proximal":
-        return ipot_plan(cost, patch_pad, sentence_pad, beta, iterations)
+        return ipot_plan(cost, sentence_pad, beta, iterations)
     a = cost.new_full(cost.shape[:2], 1 / cost.shape[1])
     b = (~sentence_pad).to(cost)
     return entropic_plan(cost, a, b / b.sum(dim=1, keepdim=True), reg, iterations)
@@ -38,16 +38,12 @@ def transport_distances(
 
     Returns
     -------
-    [A, B] float32.
+    [A, B] float32 (float64 for float64 input).
     """
     images, count = patches.shape[:2]
     reports, longest = sentence_pad.shape
     with torch.autocast(patches.device.type, enabled=False):
-        cost = 1 - torch.einsum(
-            "ame,bne->abmn",
-            functional.normalize(patches.float(), dim=-1),
-            functional.normalize(sentences.float(), dim=-1),
-        )
+        cost = 1 - torch.einsum("ame,bne->abmn", _unit(patches), _unit(sentences))
         rows = max(1, (CHUNK_GPU if cost.is_cuda else CHUNK) // (reports * count * longest))
         plans = []
         with torch.no_grad():
@@ -61,16 +57,18 @@ def transport_distances(
 def matched_distances(
     patches: Tensor, sentences: Tensor, sentence_pad: Tensor, solver: str, beta: float, reg: float, iterations: int
 ) -> Tensor:
-    """The diagonal D_ii alone: [B, M, E], [B, N, E], [B, N] -> [B] float32."""
+    """The diagonal D_ii alone: [B, M, E], [B, N, E], [B, N] -> [B], else as :func:`transport_distances`."""
     with torch.autocast(patches.device.type, enabled=False):
-        cost = 1 - functional.normalize(patches.float(), dim=-1) @ functional.normalize(
-            sentences.float(), dim=-1
-        ).transpose(1, 2)
+        cost = 1 - _unit(patches) @ _unit(sentences).transpose(1, 2)
         return (solve(cost.detach(), sentence_pad, solver, beta, reg, iterations) * cost).sum(dim=(1, 2))
+
+
+def _unit(x: Tensor) -> Tensor:
+    """``x`` scaled to unit length; half precision becomes float32, in which the plans are solved."""
+    return functional.normalize(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, dim=-1)
 
 
 def matching_contrast(distances: Tensor, temperature: float) -> Tensor:
     """Symmetric InfoNCE, mean of both directions, on the similarities ``(1 - D_ij) / temperature``: [B, B] -> scalar."""
-    logits = (1 - distances) / temperature
-    target = torch.arange(len(logits), device=logits.device)
-    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+    there, back = symmetric_ce((1 - distances) / temperature)
+    return (there + back) / 2

@@ -18,8 +18,6 @@ from mlip.knowledge.linking import Linker, Mention
 from mlip.knowledge.words import normalise
 from mlip.study import KnowledgeConfig
 
-__all__ = ["Entity", "Graph", "Knowledge", "Mention", "build_knowledge"]
-
 
 class Knowledge:
     """A graph with embeddings and a linker.

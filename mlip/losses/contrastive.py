@@ -6,6 +6,8 @@ is a negative. Losses are scalars in nats.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -16,13 +18,14 @@ def cosine_logits(a: Tensor, b: Tensor, temperature: float | Tensor) -> Tensor:
     return functional.normalize(a, dim=-1) @ functional.normalize(b, dim=-1).T / temperature
 
 
-def symmetric_ce(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of [B, B] logits against the diagonal, over rows and over columns.
+def diagonal_ce(logits: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+    """Cross-entropy of the rows of [B, B] logits against the diagonal: a mean over the batch, or [B] with ``none``."""
+    return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device), reduction=reduction)
 
-    With images in rows the first is image-to-text and the second text-to-image; each is a mean over the batch.
-    """
-    targets = torch.arange(len(logits), device=logits.device)
-    return functional.cross_entropy(logits, targets), functional.cross_entropy(logits.T, targets)
+
+def symmetric_ce(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`diagonal_ce` of the logits and of their transpose: with images in rows, (image-to-text, text-to-image)."""
+    return diagonal_ce(logits), diagonal_ce(logits.T)
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float | Tensor, normalise: bool = True) -> Tensor:
@@ -35,7 +38,7 @@ def info_nce(a: Tensor, b: Tensor, temperature: float | Tensor, normalise: bool 
     normalise : make the dot product a cosine; pass False for embeddings already of unit length.
     """
     logits = cosine_logits(a, b, temperature) if normalise else a @ b.T / temperature
-    return functional.cross_entropy(logits, torch.arange(len(a), device=a.device))
+    return diagonal_ce(logits)
 
 
 def convirt_loss(image: Tensor, text: Tensor, temperature: float = 0.1, weight: float = 0.75) -> Tensor:

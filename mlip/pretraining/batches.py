@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mlip.contract import Batch, entity_table
+from mlip.contract import Batch
 from mlip.data.pixels import augment, load, to_tensor
 from mlip.data.splits import part_rows, read_splits
 from mlip.data.store import open_store
@@ -115,15 +115,9 @@ class Batches:
         rng = generator(self.study.seed, "pretrain-text", self.seed, step, rank)
         reports = [self.pairs.reports[i] for i in index]
         texts = [self.method.text_view(report, rng) for report in reports]
-        return Batch(
-            images=images,
-            texts=texts,
-            tokens=self.method.tokenizer(texts),
-            reports=reports,
-            patients=self.pairs.patients[index],
-            entities=entity_table([self.affirmed(text) if self.affirmed else [] for text in texts]),
-            epoch=epoch,
-            step=step,
-            epochs=self.epochs,
-            generator=torch_generator(self.study.seed, "pretrain-method", self.seed, step, rank),
+        linked = [self.affirmed(text) if self.affirmed else [] for text in texts]
+        draw = torch_generator(self.study.seed, "pretrain-method", self.seed, step, rank)
+        patients = self.pairs.patients[index]
+        return Batch.of(
+            self.method, reports, texts, linked, images, patients, draw, epoch=epoch, step=step, epochs=self.epochs
         )

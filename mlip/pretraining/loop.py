@@ -7,7 +7,6 @@ The fingerprint of the training guards it: a state of other code or another conf
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import time
@@ -31,6 +30,7 @@ from mlip.paths import StudyPaths
 from mlip.pretraining import provenance
 from mlip.pretraining.batches import Batches, Pairs
 from mlip.pretraining.checkpoints import build_method
+from mlip.schedules import rate
 from mlip.seeding import seed_everything
 from mlip.study import Study
 
@@ -127,7 +127,8 @@ class _Training:
         # Dropout and the like draw from the global state: seeding it by step makes resumption exact.
         seed_everything(self.study.seed, "pretrain-step", self.training_seed, step, self.fabric.global_rank)
         batch = self.batches.train(step, self.fabric.global_rank, self.fabric.world_size).to(self.fabric.device)
-        lr = self.recipe.lr * schedule(step, self.batches.steps, self.recipe.warmup)
+        steps = self.batches.steps
+        lr = self.recipe.lr * rate(step, steps, rising=max(1, round(self.recipe.warmup * steps)))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.module.train()
@@ -172,9 +173,9 @@ class _Training:
     def _show(self, bar: Progress, task: Any, line: dict[str, Any]) -> None:
         bar.update(task, completed=self.step, description=f"pre-train {self.entry.name}  loss {line['loss']:.3f}")
         if self.step % self.batches.steps_per_epoch == 0:
-            epoch, rate = line["epoch"] + 1, self.step * self.batches.batch_size / max(self.seconds, 1e-9)
+            epoch, speed = line["epoch"] + 1, self.step * self.batches.batch_size / max(self.seconds, 1e-9)
             logger.info(
-                f"{self.entry.name} seed {self.seed}: epoch {epoch}/{self.recipe.epochs} loss {line['loss']:.3f} {rate:.0f} samples/s"
+                f"{self.entry.name} seed {self.seed}: epoch {epoch}/{self.recipe.epochs} loss {line['loss']:.3f} {speed:.0f} samples/s"
             )
 
     def _save(self) -> None:
@@ -230,14 +231,6 @@ class _Training:
             _write_card(self.out, self.study, self.entry, self.seed, self.method, self.code, self.key, facts)
             for path in (self.state_path, self.metrics_path):
                 path.unlink(missing_ok=True)
-
-
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Factor on the base rate: linear warm-up over ``warmup * steps``, then a half cosine to zero."""
-    first = max(1, round(warmup * steps))
-    if step < first:
-        return (step + 1) / first
-    return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, steps - first)))
 
 
 def _fabric(study: Study) -> Fabric:

@@ -8,7 +8,8 @@ import torch
 from mlip.errors import UserError
 from mlip.manifest import read_manifest
 from mlip.paths import ROOT
-from tests.baselines.helpers import build, tiny_batch, total
+from mlip.run.contract.world import tiny_batch
+from tests.methods import build, total
 
 TRAINED = ("convirt", "gloria", "mgca")
 SWITCHES = [("gloria", "global"), ("gloria", "local"), ("mgca", "ita"), ("mgca", "cta"), ("mgca", "cpa")]

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from mlip.errors import UserError
+from mlip.run.contract.world import tiny_batch
 from mlip.text.reports import Report, split_sentences
-from tests.baselines.helpers import build, tiny_batch, total
+from tests.methods import build, total
 
 
 def test_text_view_is_one_sentence_and_each_has_its_turn(rng: np.random.Generator) -> None:

@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional
 
 from mlip.errors import UserError
+from mlip.run.contract.world import tiny_batch
 from mlip.seeding import seed_everything
-from tests.baselines.helpers import build, tiny_batch, total
+from tests.methods import build, total
 
 TEXTS = ["No pneumothorax .", "There is a small left pleural effusion .", "Clear ."]
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mlip.encoders.text import aggregate_words
-from tests.baselines.helpers import build, tiny_batch, total
+from mlip.run.contract.world import tiny_batch
+from tests.methods import build, total
 
 
 def test_prototypes_stay_during_the_first_epoch_only() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.plan import source_of
@@ -19,12 +16,12 @@ from benchmarks.tasks.catalogue import read_protocol, tasks
 from benchmarks.tasks.shared.features import fingerprint
 from benchmarks.tasks.shared.task import EvalJob, Source, with_budget
 from mlip.data.catalogue import readers
-from mlip.data.splits import content_hash
 from mlip.data.store import open_store
 from mlip.manifest import Manifest
 from mlip.methods import Entry
 from mlip.paths import StudyPaths
 from mlip.study import Study, parse_study
+from tests.stores import divide, write_store
 
 SIDE = 8
 READERS = {"rsna": "rsna", "chexpert": "chexpert", "chexpert_5x200": "chexpert", "covidx": "covidx", "siim": "siim"}
@@ -62,58 +59,22 @@ class World:
         rng = np.random.default_rng(count)
         patients = np.arange(count) // 2 if patients is None else patients
         images = rng.integers(0, 255, (count, SIDE, SIDE), dtype=np.uint8) if images is None else images
-        folder = self.paths.data(dataset)
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "images.npy", images)
-        records = pd.DataFrame(
-            {
-                "row": np.arange(count),
-                "image_id": [f"{i:016x}" for i in range(count)],
-                "patient_id": [f"{p:016x}" for p in patients],
-                "study_id": [f"{s:016x}" for s in (np.arange(count) if studies is None else studies)],
-                "view": views or ["PA"] * count,
-                "official_split": "",
-                "report": reports or [""] * count,
-                **{f"label.{k}": v.astype(np.float32) for k, v in labels.items()},
-                "boxes": [[] for _ in range(count)],
-                "box_categories": [[] for _ in range(count)],
-                "boxes_known": True,
-                "flat": False,
-                "mask_row": -1,
-                "width": SIDE,
-                "height": SIDE,
-                "dhash": np.arange(count, dtype=np.int64),
-            }
+        rows = write_store(
+            self.paths.data(dataset),
+            images,
+            reader=READERS.get(dataset, dataset),
+            labels=labels,
+            reports=reports,
+            patients=patients,
+            studies=studies,
+            views=views,
         )
-        records.to_parquet(folder / "records.parquet")
-        manifest = {
-            "dataset": dataset,
-            "reader": READERS.get(dataset, dataset),
-            "version": "test",
-            "size": SIDE,
-            "count": count,
-            "unreadable": [],
-            "labels": list(labels),
-            "box_categories": [],
-            "mask_name": "",
-            "label_counts": {k: int((v == 1).sum()) for k, v in labels.items()},
-            "seconds": 0.0,
-        }
-        (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         if parts is None:
             parts = np.array(["train", "train", "train", "val", "test"])[patients % 5]
-        columns = {}
-        for draw in range(draws):
-            fraction = np.random.default_rng(draw).choice([1, 10, 100], size=count, p=[0.25, 0.25, 0.5])
-            columns[f"draw{draw}"] = np.where(parts == "train", fraction, 0)
-        splits = pd.DataFrame(
-            {"row": records["row"], "image_id": records["image_id"], "patient_id": records["patient_id"], "part": parts}
-        ).assign(**columns)
-        path = self.paths.splits(dataset)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table = pa.Table.from_pandas(splits, preserve_index=False)
-        content = {b"content": content_hash(table.to_pandas()).encode()}
-        pq.write_table(table.replace_schema_metadata({**table.schema.metadata, **content}), path)
+        fractions = (
+            np.random.default_rng(k).choice([1, 10, 100], size=count, p=[0.25, 0.25, 0.5]) for k in range(draws)
+        )
+        divide(self.paths.splits(dataset), rows, parts, [np.where(parts == "train", f, 0) for f in fractions])
 
     def rewrite(self, path: Path, change: Callable[[pd.DataFrame], None]) -> None:
         """Change a parquet file in place."""
@@ -128,7 +89,7 @@ class World:
         path.parent.mkdir(parents=True, exist_ok=True)
         pooled = np.ascontiguousarray(pooled, dtype=np.float32)
         about = {"store": fingerprint(open_store(self.paths.data(dataset)))}
-        save_file({"pooled": pooled, "joint": pooled}, path, metadata=about)
+        save_file({"pooled": pooled}, path, metadata=about)
 
     def source(self, dataset: str) -> Source:
         return source_of(self.study, dataset)

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mlip.contract import Batch, Method
+from mlip.contract import Batch, Method, entity_table
 from mlip.errors import UserError
 from mlip.losses.prototypes import sinkhorn_codes
+from mlip.run.contract.world import reports, tiny_batch
 from mlip.seeding import torch_generator
-from tests.cvpr24.build import REPORTS, build, make_batch, total
+from tests.methods import build, learn, total
 
 TERMS = {"global", "augmented", "divergence", "local", "category", "itm", "text_swap"}
 
@@ -33,7 +34,7 @@ def _reached(method: Method) -> list[str]:
 def test_losses_are_finite_and_reach_every_parameter(kind: str) -> None:
     # The band loss is zero inside its band; the narrow one of this test makes it active.
     method = build("cvpr24", kind, params={"divergence_low": 0.98, "divergence_high": 0.99}).train()
-    terms = method.losses(make_batch(method))
+    terms = method.losses(tiny_batch(method))
     assert set(terms) == TERMS == set(method.loss_weights())
     assert all(t.ndim == 0 and torch.isfinite(t) for t in terms.values())
     assert terms["divergence"] > 0
@@ -56,7 +57,7 @@ def test_losses_are_finite_and_reach_every_parameter(kind: str) -> None:
 )
 def test_components_switch_off(off: set[str], gone: set[str]) -> None:
     method = build("cvpr24", "cnn", components=dict.fromkeys(off, False)).train()
-    terms = method.losses(make_batch(method))
+    terms = method.losses(tiny_batch(method))
     assert set(terms) == TERMS - gone == set(method.loss_weights())
     total(method, terms).backward()
     unused = [n for n, p in method.named_parameters() if p.grad is None]
@@ -78,7 +79,7 @@ def test_components_switch_off(off: set[str], gone: set[str]) -> None:
 )
 def test_other_readings_train(params: dict[str, object]) -> None:
     method = build("cvpr24", "cnn", params=params).train()
-    terms = method.losses(make_batch(method))
+    terms = method.losses(tiny_batch(method))
     assert all(torch.isfinite(t) for t in terms.values())
     total(method, terms).backward()
 
@@ -108,15 +109,15 @@ def _image_assignment(method: Method, batch: Batch) -> dict[str, torch.Tensor]:
 def test_the_image_branch_cannot_read_the_report_s_knowledge() -> None:
     method = build("cvpr24", "cnn").train()
     method.image_encoder.eval()  # its running statistics would move between the two runs
-    batch = make_batch(method)
+    batch = tiny_batch(method)
     base = _image_assignment(method, batch)
     texts = batch.texts[::-1]
     other = replace(
-        make_batch(method),
+        tiny_batch(method),
         texts=texts,
         tokens=method.tokenizer(texts),
-        reports=REPORTS[::-1],
-        entities=torch.tensor([[7, 8], [9, -1], [10, 11], [-1, -1], [12, -1], [13, 14]]),
+        reports=reports()[::-1],
+        entities=entity_table([[7, 8], [9], [10, 11], [], [12], [13, 14], [15], []]),
     )
     changed = _image_assignment(method, other)
     assert torch.equal(base["z"], changed["z"]) and torch.equal(base["codes"], changed["codes"])
@@ -125,24 +126,14 @@ def test_the_image_branch_cannot_read_the_report_s_knowledge() -> None:
     silent = torch.autograd.grad(base["z"].sum(), list(method.text_encoder.parameters()), allow_unused=True)
     assert all(g is None for g in silent)
     # The image itself does decide.
-    moved = replace(make_batch(method), images=batch.images.flip(0))
+    moved = replace(tiny_batch(method), images=batch.images.flip(0))
     turned = _image_assignment(method, moved)["z"]
     torch.testing.assert_close(turned, base["z"].flip(0), rtol=1e-3, atol=1e-4)
     assert functional.cosine_similarity(turned, base["z"]).mean() < 0.9
 
 
 def test_one_batch_can_be_learnt() -> None:
-    method = build("cvpr24", "cnn", components={"soft_targets": False}).train()
-    optimizer = torch.optim.AdamW(method.parameters(), 3e-3)
-    history = []
-    for step in range(16):
-        batch = make_batch(method)
-        batch.generator = torch_generator("steps", step)
-        terms = method.losses(batch)
-        optimizer.zero_grad()
-        total(method, terms).backward()
-        optimizer.step()
-        history.append({k: v.item() for k, v in terms.items()})
+    history = learn(build("cvpr24", "cnn", components={"soft_targets": False}), 16)
     for name, share in (("global", 0.5), ("augmented", 0.5), ("category", 0.9), ("local", 0.9)):
         assert history[-1][name] < share * history[0][name], name
 
@@ -150,9 +141,9 @@ def test_one_batch_can_be_learnt() -> None:
 def test_the_batch_generator_decides_all_random_choices() -> None:
     method = build("cvpr24", "cnn").eval()  # eval: without BERT's dropout, which draws from the global state
     with torch.no_grad():
-        one, same = (method.losses(make_batch(method)) for _ in range(2))
-        batch = make_batch(method)
-        batch.generator = torch_generator("another")
+        one, same = (method.losses(tiny_batch(method)) for _ in range(2))
+        batch = tiny_batch(method)
+        batch.generator = torch_generator("a third")  # of "another", too, no text is swapped
         other = method.losses(batch)
     assert all(torch.equal(one[k], same[k]) for k in one)
     for name in ("augmented", "itm", "text_swap"):
@@ -162,7 +153,7 @@ def test_the_batch_generator_decides_all_random_choices() -> None:
 
 def test_padding_of_the_batch_s_words_does_not_reach_the_local_loss_of_others() -> None:
     method = build("cvpr24", "cnn").eval()
-    texts = [REPORTS[5].text, REPORTS[0].text]
+    texts = [reports()[5].text, reports()[0].text]
     with torch.no_grad():
         alone = method.encode_text(texts[:1]).local[0]
         padded = method.encode_text(texts)
@@ -173,16 +164,18 @@ def test_padding_of_the_batch_s_words_does_not_reach_the_local_loss_of_others() 
 
 def test_features() -> None:
     method = build("cvpr24", "cnn").eval()
-    images = make_batch(method).images
+    images = tiny_batch(method).images
     with torch.no_grad():
-        image, text = method.encode_image(images), method.encode_text([r.text for r in REPORTS[:3]])
+        image, text = method.encode_image(images), method.encode_text([r.text for r in reports()[:3]])
         assert torch.equal(image.pooled, method.image_encoder(images).pooled)
-        torch.testing.assert_close(image.joint.norm(dim=1), torch.ones(6))
+        torch.testing.assert_close(image.joint.norm(dim=1), torch.ones(8))
         torch.testing.assert_close(method.similarity(image, text), image.joint @ text.joint.T)
-        assert method._link(["edema, effusion", "clear", "no effusion"]).tolist() == [[0, 2], [-1, -1], [0, -1]]
+        linked = method._link(["Edema, effusion.", "Clear lungs.", "No effusion."])
+        known = [[method.knowledge.entities[i].name for i in row[row >= 0]] for row in linked]
+        assert known == [["Pulmonary edema", "Pleural effusion"], [], []] and linked.shape == (3, 2)
         bare = build("cvpr24", "cnn", params={"alignment": "plain"}).eval()
         bare.load_state_dict({k: v for k, v in method.state_dict().items() if k in bare.state_dict()})
-        words = bare.encode_text([REPORTS[0].text]).local[0]
+        words = bare.encode_text([reports()[0].text]).local[0]
         alike = functional.cosine_similarity(words, text.local[0][: len(words)], dim=-1)
         assert (alike < 0.9999).all()  # with an entity in the report, every word carries knowledge
 
@@ -191,7 +184,7 @@ def test_prototypes_rest_in_the_first_epochs() -> None:
     method = build("cvpr24", "cnn", params={"freeze_prototypes_epochs": 1}).train()
     for epoch, still in ((0, True), (1, False)):
         method.zero_grad()
-        batch = replace(make_batch(method), epoch=epoch)
+        batch = replace(tiny_batch(method), epoch=epoch)
         total(method, method.losses(batch)).backward()
         method.on_backward(batch)
         assert all((p.grad is None) == still for p in method.prototypes.parameters())

@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 from mlip.errors import UserError
 from mlip.knowledge.embedding import TransE, distance, embed
-from mlip.knowledge.entities import Entity, Knowledge, build_knowledge
-from mlip.knowledge.graph import RELATIONS, build_graph
+from mlip.knowledge.entities import Knowledge, build_knowledge
+from mlip.knowledge.graph import RELATIONS, Entity, build_graph
 from mlip.knowledge.hpo import chest_graph, read_obo
 from mlip.study import KnowledgeConfig
 

@@ -6,13 +6,16 @@ Arguments are the case's inputs (numpy arrays, float64), the result is a dict wi
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from benchmarks.scores import dice
-from mlip.isbi24 import transport
-from mlip.losses import contrastive, local_alignment
+from benchmarks.scores.metrics import METRICS
+from benchmarks.scores.weighted import Undefined
+from benchmarks.tasks.segmentation.model import pixel_counts
+from mlip.isbi24.matching import matched_distances
+from mlip.losses import contrastive, local_alignment, token_alignment
 from mlip.losses import prototypes as prototype_losses
 
 Arrays = dict[str, np.ndarray]
@@ -72,13 +75,13 @@ def mgca(
 ) -> Arrays:
     patches, image, words, report = map(_leaf, (patch_embeddings, image_embedding, word_embeddings, report_embedding))
     attention = torch.tensor(np.asarray(patch_attention_last_block))
-    patch_weights = local_alignment.clipped_weights(attention[:, :, 0, 1:].mean(dim=1)) if encoder == "vit" else None
+    patch_weights = token_alignment.clipped_weights(attention[:, :, 0, 1:].mean(dim=1)) if encoder == "vit" else None
     ita = contrastive.instance_loss(image, report, 0.07)
-    cta = local_alignment.mgca_local(
+    cta = token_alignment.mgca_local(
         patches,
         words,
         torch.tensor(np.asarray(word_pad_mask)),
-        local_alignment.clipped_weights(torch.tensor(np.asarray(word_attention))),
+        token_alignment.clipped_weights(torch.tensor(np.asarray(word_attention))),
         patch_weights,
         0.1,
         encoder,  # type: ignore[arg-type]
@@ -99,10 +102,30 @@ def mgca(
 def ipot(
     x: ArrayLike, y: ArrayLike, x_pad: ArrayLike, y_pad: ArrayLike, beta: float = 0.5, iterations: int = 50
 ) -> Arrays:
-    masks = (torch.tensor(np.asarray(m)) for m in (x_pad, y_pad))
-    distance, _ = transport.ipot_distance(_leaf(x), _leaf(y), *masks, float(beta), int(iterations))
-    return _numpy(distance=distance)
+    """Patches are never padded in training, so each problem goes in alone with the padding of x cut off."""
+    distances = [
+        matched_distances(
+            _leaf(x_i)[~torch.tensor(pad)].unsqueeze(0),
+            _leaf(y_i).unsqueeze(0),
+            torch.tensor(y_pad_i).unsqueeze(0),
+            "proximal",
+            beta=float(beta),
+            reg=0.0,  # of the other solver
+            iterations=int(iterations),
+        )
+        for x_i, y_i, pad, y_pad_i in zip(*map(np.asarray, (x, y, x_pad, y_pad)), strict=True)
+    ]
+    return _numpy(distance=torch.cat(distances))
 
 
 def dice_mgca2022(probability: ArrayLike, truth: ArrayLike, threshold: float = 0.5) -> Arrays:
-    return {k: np.asarray(v) for k, v in dice.dice_mgca2022(probability, truth, float(threshold)).items()}
+    """From logits to counts as the segmentation task makes them, and the table's two Dice metrics on these."""
+    logits = torch.logit(torch.tensor(np.asarray(probability))).unsqueeze(1)
+    counts = pixel_counts(logits, torch.tensor(np.asarray(truth)), float(threshold)).numpy()
+    frame = pd.DataFrame(counts, columns=["tp", "predicted", "truth"])
+    found = {"dice": METRICS["dice"].value(frame, {"empty": "one_if_empty"})}
+    try:
+        found["dice_positives_only"] = METRICS["dice"].value(frame, {"empty": "skip"})
+    except Undefined:  # no positive
+        found["dice_positives_only"] = np.nan
+    return {k: np.asarray(v) for k, v in found.items()}

@@ -19,18 +19,8 @@ from mlip.twin.catalogue import twin_writer, writer_names
 from mlip.twin.patients import truth_labels
 from mlip.twin.sheet import EXAMPLES, contact_sheet
 from mlip.twin.writers._films import take_film, whole_folder
+from tests.data.golden import HOSPITALS as PLACES
 
-PLACES = {
-    "mimic_cxr": "reference",
-    "chexpert": "west",
-    "rsna": "portable",
-    "siim": "bright",
-    "covidx": "pandemic",
-    "object_cxr": "township",
-    "nih": "reference",
-    "iu_xray": "reference",
-    "covid_chestxray": "pandemic",
-}
 IMAGES, SIZE = 60, 64
 
 

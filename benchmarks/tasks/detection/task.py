@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.tasks.detection.boxes import ImageBoxes
     from benchmarks.tasks.detection.model import Detector
     from benchmarks.tasks.shared.dense.data import KnownRows
-    from benchmarks.tasks.shared.dense.features import FrozenFeatures, MethodMaps
+    from benchmarks.tasks.shared.dense.features import FrozenFeatures
 
 TEST_BATCH = 32
 
@@ -42,18 +42,14 @@ class DetectionTask(Task):
     Protocol = DetectionProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
-        from benchmarks.tasks.shared.dense.features import FrozenFeatures, MethodMaps
+        from benchmarks.tasks.shared.dense.features import FrozenFeatures
         from benchmarks.tasks.shared.dense.training import deterministic
-        from mlip.pretraining.checkpoints import load_method
 
-        assert job.entry is not None
         data = _Data(job)
-        method = load_method(job.study, job.entry, job.seed).to(job.device)
-        maps = MethodMaps(method, job.study.image_size, job.entry.folder, job.protocol.levels)
-        features = FrozenFeatures(maps, data.store.images, np.flatnonzero(data.rows.known), job.device)
+        features = FrozenFeatures.of(job, data.store.images, np.flatnonzero(data.rows.known), job.protocol.levels)
         with deterministic(job.device):
             parts = [
-                data.outcomes(_train_and_detect(job, data, maps, features, fraction, draw), fraction, draw)
+                data.outcomes(_train_and_detect(job, data, features, fraction, draw), fraction, draw)
                 for fraction, draw in self.plan(job.protocol, job.task)
             ]
         return pd.concat(parts, ignore_index=True)
@@ -141,7 +137,7 @@ class _Data:
 
 
 def _train_and_detect(
-    job: EvalJob, data: _Data, maps: MethodMaps, features: FrozenFeatures, fraction: int, draw: int
+    job: EvalJob, data: _Data, features: FrozenFeatures, fraction: int, draw: int
 ) -> list[ImageBoxes]:
     from benchmarks.tasks.detection.model import Detector, build_retinanet
     from benchmarks.tasks.shared.dense.protocol import at_fraction
@@ -160,8 +156,8 @@ def _train_and_detect(
         generator(*names, "batches"),
     )
     seed_everything(*names, "head")
-    net = build_retinanet(maps, protocol, len(data.categories)).to(job.device)
-    detector = Detector(net, maps, job.study.image_size)
+    net = build_retinanet(features.maps, protocol, len(data.categories)).to(job.device)
+    detector = Detector(net, features.maps, job.study.image_size)
     features.prepare(np.concatenate(batches))
 
     def validate() -> float:

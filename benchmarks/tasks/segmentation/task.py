@@ -16,7 +16,7 @@ from mlip.study import Study
 if TYPE_CHECKING:
     import torch
 
-    from benchmarks.tasks.shared.dense.features import FrozenFeatures, MethodMaps
+    from benchmarks.tasks.shared.dense.features import FrozenFeatures
 
 TEST_BATCH = 32
 
@@ -38,18 +38,14 @@ class SegmentationTask(Task):
     Protocol = SegmentationProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
-        from benchmarks.tasks.shared.dense.features import FrozenFeatures, MethodMaps
+        from benchmarks.tasks.shared.dense.features import FrozenFeatures
         from benchmarks.tasks.shared.dense.training import deterministic
-        from mlip.pretraining.checkpoints import load_method
 
-        assert job.entry is not None
         data = _Data(job)
-        method = load_method(job.study, job.entry, job.seed).to(job.device)
-        maps = MethodMaps(method, job.study.image_size, job.entry.folder)
-        features = FrozenFeatures(maps, data.store.images, np.flatnonzero(data.rows.known), job.device)
+        features = FrozenFeatures.of(job, data.store.images, np.flatnonzero(data.rows.known))
         with deterministic(job.device):
             parts = [
-                data.table(_train_and_count(job, data, maps, features, fraction, draw), fraction, draw)
+                data.table(_train_and_count(job, data, features, fraction, draw), fraction, draw)
                 for fraction, draw in self.plan(job.protocol, job.task)
             ]
         return pd.concat(parts, ignore_index=True)
@@ -122,9 +118,7 @@ class _Data:
         return table
 
 
-def _train_and_count(
-    job: EvalJob, data: _Data, maps: MethodMaps, features: FrozenFeatures, fraction: int, draw: int
-) -> np.ndarray:
+def _train_and_count(job: EvalJob, data: _Data, features: FrozenFeatures, fraction: int, draw: int) -> np.ndarray:
     import torch
 
     from benchmarks.tasks.segmentation.losses import FocalDice
@@ -145,7 +139,7 @@ def _train_and_count(
         generator(*names, "batches"),
     )
     seed_everything(*names, "decoder")
-    model = Segmenter(maps, protocol, job.study.image_size).to(job.device)
+    model = Segmenter(features.maps, protocol, job.study.image_size).to(job.device)
     criterion = FocalDice(protocol)
     features.prepare(np.concatenate(batches))
 

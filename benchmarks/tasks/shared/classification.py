@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -81,7 +81,6 @@ class Cohort:
     splits: pd.DataFrame
     target: Target
     y: dict[str, np.ndarray]  # per problem: class number or NaN, [N]
-    dropped: dict[str, int] = field(default_factory=dict)  # per problem: test images without a usable label
 
     def part(self, name: str, problem: str) -> np.ndarray:
         """Rows of a part whose label of the problem is usable."""
@@ -108,12 +107,6 @@ class Cohort:
             [pd.DataFrame({**common, "label": n, "y": t, "p": s}) for n, t, s in scored], ignore_index=True
         )
 
-    def finish(self, frames: list[pd.DataFrame]) -> pd.DataFrame:
-        """All rows of the job; the counts of dropped test images travel in ``attrs`` (parquet keeps them)."""
-        frame = pd.concat(frames, ignore_index=True)
-        frame.attrs["dropped_test_images"] = dict(self.dropped)
-        return frame
-
 
 def load_cohort(job: EvalJob) -> Cohort:
     """Store, splits and resolved labels of a job.
@@ -135,14 +128,13 @@ def load_cohort(job: EvalJob) -> Cohort:
     test = part_rows(splits, "test")
     for problem in target.problems:
         kept = len(cohort.usable(test, problem))
-        cohort.dropped[problem] = len(test) - kept
         if not kept:
             raise UserError(
                 f"none of the {len(test)} test images of {job.dataset} has a usable label {problem!r}",
                 where=job.paths.splits(job.dataset),
                 fix="check the split rule, or the protocol's policy for missing and uncertain labels",
             )
-        if cohort.dropped[problem]:
+        if kept < len(test):
             logger.info(
                 "%s: %d of %d test images have no usable label %r", job.dataset, len(test) - kept, len(test), problem
             )

@@ -58,7 +58,7 @@ def encode_images(
 
 
 def extract(study: Study, entry: Entry, seed: int, dataset: str, device: torch.device, made_by: str = "") -> None:
-    """Write ``pooled`` [N, D] and ``joint`` [N, E] (float32, rows as in records.parquet) of one method on one data set.
+    """Write ``pooled`` [N, D] (float32, rows as in records.parquet) of one method on one data set.
 
     The file appears only when it is complete. Its metadata holds the method, the seed, the data set, the store's
     :func:`fingerprint`, which :func:`read_features` compares, and ``made_by``, the fingerprint of the file itself.
@@ -76,24 +76,26 @@ def extract(study: Study, entry: Entry, seed: int, dataset: str, device: torch.d
     method, paths = load_method(study, entry, seed).to(device), StudyPaths(study)
     store = open_store(paths.data(dataset))
     count = len(store.records)
-    tensors: dict[str, np.ndarray] = {}
+    pooled: np.ndarray | None = None
     for positions, features in encode_images(method, store.images, np.arange(count), device, f"{entry.name} {dataset}"):
-        for name in ("pooled", "joint"):
-            values = getattr(features, name).float().cpu().numpy()
-            if not np.isfinite(values).all():
-                raise UserError(
-                    f"the {name} features of {dataset} are not finite",
-                    where=paths.pretrain(entry.name, seed),
-                    fix="look for a diverged loss in metrics.jsonl and train again",
-                )
-            tensors.setdefault(name, np.empty((count, values.shape[1]), dtype=np.float32))[positions] = values
+        values = features.pooled.float().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise UserError(
+                f"the features of {dataset} are not finite",
+                where=paths.pretrain(entry.name, seed),
+                fix="look for a diverged loss in metrics.jsonl and train again",
+            )
+        if pooled is None:
+            pooled = np.empty((count, values.shape[1]), dtype=np.float32)
+        pooled[positions] = values
+    assert pooled is not None  # a store holds at least one image
     path = paths.features(entry.name, seed, dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     about = {"method": entry.name, "seed": str(seed), "dataset": dataset, "store": fingerprint(store)}
     about["fingerprint"] = made_by
     try:
-        save_file(tensors, part, metadata=about)
+        save_file({"pooled": pooled}, part, metadata=about)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -105,14 +107,8 @@ def fingerprint_of_features(path: Path) -> str:
         return (file.metadata() or {}).get("fingerprint", "")
 
 
-def read_features(
-    path: Path,
-    rows: np.ndarray | None = None,
-    *,
-    names: Sequence[str] = ("pooled", "joint"),
-    store: Store | None = None,
-) -> dict[str, np.ndarray]:
-    """Read float32 arrays [len(rows), D] by name; all rows where ``rows`` is None.
+def read_features(path: Path, store: Store) -> np.ndarray:
+    """The pooled features of a store, float32 [N, D], rows as in records.parquet.
 
     Raises
     ------
@@ -120,14 +116,14 @@ def read_features(
     """
     with _opened(path) as file:
         made_from = (file.metadata() or {}).get("store")
-        tensors = {name: file.get_tensor(name) for name in names}
-    if store is not None and made_from != fingerprint(store):
+        pooled = file.get_tensor("pooled")
+    if made_from != fingerprint(store):
         raise UserError(
             "was made from other images than the store now holds",
             where=path,
             fix="delete it; snakemake extracts it anew",
         )
-    return tensors if rows is None else {name: values[rows] for name, values in tensors.items()}
+    return pooled
 
 
 @contextmanager

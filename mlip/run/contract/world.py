@@ -29,7 +29,7 @@ REPORTS = [
     "IMPRESSION: Possible nodule in the right upper lobe. Recommend follow-up.",
     "FINDINGS: Bilateral effusions, unchanged. IMPRESSION: Stable bilateral pleural effusions.",
 ]
-ENTITIES = [[0, 1], [2, -1], [-1, -1], [3, 4], [5, -1], [1, -1], [-1, -1], [0, -1]]
+ENTITIES: list[list[int]] = [[0, 1], [2], [], [3, 4], [5], [1], [], [0]]
 
 
 def image_size(manifest: Manifest) -> int:
@@ -94,15 +94,8 @@ def tiny_batch(method: Method, step: int = 0, size: int = SIZE) -> Batch:
     parsed, rng = reports(), generator("contract-text", step)
     texts = [method.text_view(report, rng) for report in parsed]
     draw = torch_generator("contract-images", step)
-    return Batch(
-        images=torch.rand(len(parsed), 3, size, size, generator=draw) * 2 - 1,
-        texts=texts,
-        tokens=method.tokenizer(texts),
-        reports=parsed,
-        patients=torch.arange(len(parsed)),
-        entities=torch.tensor(ENTITIES),
-        epoch=0,
-        step=step,
-        epochs=1,
-        generator=torch_generator("contract-method", step),
+    images = torch.rand(len(parsed), 3, size, size, generator=draw) * 2 - 1
+    patients = torch.arange(len(parsed))
+    return Batch.of(
+        method, parsed, texts, ENTITIES, images, patients, torch_generator("contract-method", step), step=step
     )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.tasks.shared.task import EvalJob
 from mlip.contract import Method
 from mlip.data.pixels import load, to_tensor
 from mlip.encoders.check import require_stages
@@ -111,6 +112,15 @@ class FrozenFeatures:
             self._slot[rows] = np.arange(len(rows))
             self._store = [torch.empty(len(rows), *shape) for shape in maps.shapes]
             self._done = np.zeros(len(rows), dtype=bool)
+
+    @classmethod
+    def of(cls, job: EvalJob, images: np.ndarray, rows: np.ndarray, levels: int = 4) -> FrozenFeatures:
+        """The features of the job's pre-trained method; its errors are those of :class:`MethodMaps` and of the checkpoint."""
+        from mlip.pretraining.checkpoints import load_method
+
+        assert job.entry is not None
+        method = load_method(job.study, job.entry, job.seed).to(job.device)
+        return cls(MethodMaps(method, job.study.image_size, job.entry.folder, levels), images, rows, job.device)
 
     def prepare(self, rows: np.ndarray) -> None:
         """Compute the maps of these rows now, in chunks, where they are cached and not yet there."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.tasks.shared.dense.protocol import DenseProtocol, at_fraction
 from mlip.errors import UserError
+from mlip.schedules import rate
 
 
 def draw_batches(
@@ -42,16 +43,6 @@ def _passes(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarra
     return np.concatenate([rng.permutation(rows) for _ in range(repeats)])[:count]
 
 
-def rate(step: int, steps: int, schedule: str, warmup: float) -> float:
-    """Share of the full learning rate at ``step``: linear warm-up, then constant or half a cosine to zero."""
-    rising = round(warmup * steps)
-    if step < rising:
-        return (step + 1) / rising
-    if schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
 def fit(
     model: nn.Module,
     loss_of: Callable[[np.ndarray], Tensor],
@@ -77,8 +68,9 @@ def fit(
     optimiser = torch.optim.AdamW(
         trained, lr=at_fraction(protocol.lr, fraction), weight_decay=protocol.weight_decay, betas=protocol.betas
     )
+    rising = round(protocol.warmup * len(batches))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: rate(step, len(batches), protocol.schedule, protocol.warmup)
+        optimiser, lambda step: rate(step, len(batches), rising, protocol.schedule)
     )
     keeper = _Best(model, protocol.patience) if protocol.selection == "best_val" and validate is not None else None
     history: list[float] = []

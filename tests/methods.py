@@ -1,4 +1,4 @@
-"""Baselines with toy encoders, built from their real ``method.yaml``."""
+"""Our methods with toy encoders, built from their real ``method.yaml``."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from torch import Tensor
 
 from mlip.contract import Method
 from mlip.manifest import read_manifest
-from mlip.methods import Entry
-from mlip.paths import ROOT
+from mlip.methods import Entry, method_folders
 from mlip.run.contract.world import tiny_batch, tiny_method
-
-__all__ = ["build", "entry", "tiny_batch", "total"]
+from mlip.seeding import torch_generator
 
 
 def entry(
     name: str, encoder: str = "cnn", components: dict[str, bool] | None = None, params: dict[str, Any] | None = None
 ) -> Entry:
-    """The row of ``baselines/<name>`` at its ``smoke`` recipe, with the given overrides."""
-    folder = ROOT / "baselines" / name
+    """The row of the method ``name`` at its ``smoke`` recipe, with the given overrides."""
+    folder = method_folders()[name]
     manifest = read_manifest(folder)
     values = {key: spec.value for key, spec in manifest.parameters.items()}
     if manifest.trained:
@@ -38,3 +36,17 @@ def total(method: Method, terms: dict[str, Tensor]) -> Tensor:
     """The training loss, as ``mlip.pretraining.loop`` forms it."""
     weights = method.loss_weights()
     return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
+
+
+def learn(method: Method, steps: int) -> list[dict[str, float]]:
+    """Train on one batch, with new random choices in each step; returns the terms of every step."""
+    optimizer, history = torch.optim.AdamW(method.train().parameters(), 3e-3), []
+    for step in range(steps):
+        batch = tiny_batch(method)
+        batch.generator = torch_generator("steps", step)
+        terms = method.losses(batch)
+        optimizer.zero_grad()
+        total(method, terms).backward()
+        optimizer.step()
+        history.append({name: term.item() for name, term in terms.items()})
+    return history

@@ -16,6 +16,7 @@ from mlip.seeding import generator, seed_everything, torch_generator
 from mlip.study import KnowledgeConfig, load_study
 from mlip.text.tokenisation import train_tokenizer
 from tests.conftest import ROOT
+from tests.methods import total
 
 STUDY = load_study(ROOT / "config" / "paper.yaml")
 ROWS = {name: entry for name, entry in entries(STUDY)[0].items() if entry.manifest.trained}
@@ -46,22 +47,12 @@ def test_paper_recipe_takes_a_step(name: str) -> None:
 
     rng = generator("paper-text")
     texts = [method.text_view(report, rng) for report in pairs]
-    batch = Batch(
-        images=torch.rand(2, 3, STUDY.image_size, STUDY.image_size, generator=torch_generator("paper")) * 2 - 1,
-        texts=texts,
-        tokens=tokenizer(texts),
-        reports=pairs,
-        patients=torch.arange(2),
-        entities=torch.tensor([[0, 1], [2, -1]]),
-        epoch=1,
-        step=0,
-        epochs=recipe.epochs,
-        generator=torch_generator("paper-method"),
-    )
+    images = torch.rand(2, 3, STUDY.image_size, STUDY.image_size, generator=torch_generator("paper")) * 2 - 1
+    draw = torch_generator("paper-method")
+    batch = Batch.of(method, pairs, texts, [[0, 1], [2]], images, torch.arange(2), draw, epoch=1, epochs=recipe.epochs)
     optimizer = torch.optim.AdamW(_decay_groups(method, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas)
     before = {n: p.detach().clone() for n, p in method.named_parameters() if n.startswith("head")}
-    terms, weights = method.losses(batch), method.loss_weights()
-    loss = torch.stack([weights.get(n, 1.0) * term for n, term in terms.items()]).sum()
+    loss = total(method, method.losses(batch))
     assert torch.isfinite(loss)
     loss.backward()
     method.on_backward(batch)

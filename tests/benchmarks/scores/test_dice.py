@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torchmetrics.functional.segmentation import dice_score
 
-from benchmarks.scores.dice import counts, dice_from_counts, dice_mgca2022
+from benchmarks.scores.dice import dice_from_counts
+from benchmarks.tasks.segmentation.model import pixel_counts
+from tests.parity.adapters import dice_mgca2022
 
 
 def test_empty_truth_scores_by_the_convention_asked_for() -> None:
@@ -17,13 +17,12 @@ def test_empty_truth_scores_by_the_convention_asked_for() -> None:
 
 
 def test_agrees_with_torchmetrics(rng: np.random.Generator) -> None:
-    probability, truth = rng.random((6, 9, 7)), rng.random((6, 9, 7)) < 0.3
-    theirs = dice_score(
-        torch.tensor(probability > 0.5)[:, None], torch.tensor(truth)[:, None], num_classes=1, average="micro"
-    )
-    np.testing.assert_allclose(dice_from_counts(*counts(probability, truth)), theirs.numpy(), rtol=1e-6)
+    logits, truth = torch.tensor(rng.normal(size=(6, 1, 9, 7))), torch.tensor(rng.random((6, 9, 7)) < 0.3)
+    theirs = dice_score(logits > 0, truth[:, None], num_classes=1, average="micro")
+    ours = dice_from_counts(*pixel_counts(logits, truth, 0.5).T.numpy())
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6)
 
 
 def test_positives_only_of_no_positive_is_nan() -> None:
     result = dice_mgca2022(np.zeros((2, 3, 3)), np.zeros((2, 3, 3)))
-    assert result["dice"] == 1 and math.isnan(result["dice_positives_only"])
+    assert result["dice"] == 1 and np.isnan(result["dice_positives_only"])

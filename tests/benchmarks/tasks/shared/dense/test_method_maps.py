@@ -18,8 +18,8 @@ from mlip.encoders.image import ImageEncoder
 from mlip.errors import UserError
 from mlip.seeding import seed_everything
 from mlip.study import ImageEncoderConfig
-from tests.baselines.helpers import build
-from tests.benchmarks import dense_world as world
+from tests.benchmarks.tasks import dense_world as world
+from tests.methods import build
 
 torch.set_num_threads(1)
 CNNS = ("densenet121", "tf_efficientnet_lite0", "convnext_atto", "regnetx_002", "swin_tiny_patch4_window7_224", "resnet50_clip")  # fmt: skip

@@ -14,7 +14,7 @@ from benchmarks.scores.metrics import METRICS
 from benchmarks.tasks.catalogue import read_protocol
 from benchmarks.tasks.segmentation import TASK
 from mlip.errors import UserError
-from tests.benchmarks import dense_world as world
+from tests.benchmarks.tasks import dense_world as world
 
 torch.set_num_threads(1)
 QUICK = {"iterations": 50, "batch_size": 8, "lr": 4e-3, "pup_channels": [32, 32, 16]}

@@ -16,7 +16,7 @@ from benchmarks.tasks.catalogue import read_protocol
 from benchmarks.tasks.detection import TASK
 from mlip.errors import UserError
 from mlip.paths import StudyPaths
-from tests.benchmarks import dense_world as world
+from tests.benchmarks.tasks import dense_world as world
 
 torch.set_num_threads(1)
 QUICK = {"iterations": 70, "channels": 32, "levels": 3, "anchor_sizes": [0.15, 0.3, 0.6], "lr": 6e-3}

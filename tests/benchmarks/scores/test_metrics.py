@@ -173,13 +173,12 @@ def test_dice_equals_scikit_learn_f1_of_pixels(rng):
     assert METRICS["dice"].value(frame, {"empty": "one_if_empty"}) == pytest.approx(np.mean(each))
     assert each[:8] == [1.0] * 5 + [0.0] * 3
     assert METRICS["dice"].value(frame, {"empty": "skip"}) == pytest.approx(np.mean(each[8:]))
-    assert METRICS["dice_pooled"].value(frame) == pytest.approx(f1_score(truth.ravel(), predicted.ravel()))
     units, ids = pd.factorize(frame["patient_id"])
     weights = multiplicities(len(ids), 4, rng)
-    for key, args in (("dice", {"empty": "one_if_empty"}), ("dice", {"empty": "skip"}), ("dice_pooled", {})):
-        found = METRICS[key].resample(frame, units, weights, args)[1]
+    for args in ({"empty": "one_if_empty"}, {"empty": "skip"}):
+        found = METRICS["dice"].resample(frame, units, weights, args)[1]
         for r in range(4):
-            assert found[r] == pytest.approx(METRICS[key].value(repeat(frame, units, weights[:, r]), args))
+            assert found[r] == pytest.approx(METRICS["dice"].value(repeat(frame, units, weights[:, r]), args))
     with pytest.raises(Undefined, match="neither one_if_empty nor skip"):
         METRICS["dice"].value(frame, {"empty": "maybe"})
 

@@ -14,7 +14,7 @@ from mlip.fingerprints import Fingerprint
 from mlip.methods import entries
 from mlip.pretraining.loop import _Training
 from mlip.seeding import torch_generator
-from tests.training.conftest import Trainer
+from tests.pretraining.conftest import Trainer
 
 EVERY = 10  # steps
 

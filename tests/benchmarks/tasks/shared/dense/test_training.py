@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from benchmarks.tasks.shared.dense.protocol import DenseProtocol, at_fraction
-from benchmarks.tasks.shared.dense.training import deterministic, draw_batches, fit, rate
+from benchmarks.tasks.shared.dense.training import deterministic, draw_batches, fit
 from mlip.detectron2_compat import prepare
 
 BASE = {"name": "t", "title": "t", "batch_size": 4, "lr": 0.1, "weight_decay": 0.0, "schedule": "constant"}
@@ -28,12 +28,6 @@ def test_batches_pass_over_all_images_and_balance() -> None:
     balanced = draw_batches(rows, positive, 10, 4, True, np.random.default_rng(0))
     assert all((batch < 103).sum() == 2 for batch in balanced)
     assert len(draw_batches(rows[:2], positive[:2], 3, 8, True, np.random.default_rng(0))[0]) == 2
-
-
-def test_rate_warms_up_and_falls() -> None:
-    values = [rate(s, 100, "cosine", 0.1) for s in range(100)]
-    assert values[0] == pytest.approx(0.1) and values[10] == 1.0 and values[-1] < 0.01
-    assert np.all(np.diff(values[10:]) <= 0) and rate(50, 100, "constant", 0.1) == 1.0
 
 
 def test_per_fraction_keys_and_lengths() -> None:

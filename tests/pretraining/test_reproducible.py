@@ -12,7 +12,7 @@ from mlip.methods import Entry, entries
 from mlip.paths import StudyPaths
 from mlip.pretraining.loop import pretrain
 from mlip.study import Study
-from tests.training.conftest import Trainer
+from tests.pretraining.conftest import Trainer
 
 
 def _curve(study: Study, entry: Entry, seed: int) -> str:

@@ -12,7 +12,7 @@ from benchmarks.report import published
 from benchmarks.report.published import COLUMNS, compare, matching_title, read_published, section
 from benchmarks.tasks.shared.task import MetricSpec
 from mlip.errors import UserError
-from tests.benchmarks.test_cells import make_world
+from tests.benchmarks.simulated import make_world
 
 
 def test_every_published_number_has_a_source_and_none_is_from_memory():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from mlip.paths import StudyPaths
 from mlip.seeding import seed_everything
 from mlip.study import Study, TextEncoderConfig, parse_study
 from mlip.text.tokenisation import train_tokenizer
-from tests.baselines.helpers import entry as baseline
+from tests.methods import entry as baseline
+from tests.stores import divide, write_store
 
 SIZE = 64
 ENCODERS = {
@@ -52,9 +52,7 @@ def plant(config: Study, count: int = 24, categories: tuple[str, ...] = ("Pneumo
 
     The last ``unknown_masks`` films have no mask, which is not the same as an empty one.
     """
-    from mlip.data.division import _write
-
-    rng, folder = np.random.default_rng(3), StudyPaths(config).data("squares")
+    rng, paths = np.random.default_rng(3), StudyPaths(config)
     images = rng.integers(40, 80, (count, SIZE, SIZE)).astype(np.uint8)
     masks, boxes, names = np.zeros_like(images), [], []
     for i in range(count):
@@ -67,25 +65,18 @@ def plant(config: Study, count: int = 24, categories: tuple[str, ...] = ("Pneumo
             boxes[i].append([float(v) for v in (x, y, w, h)])
             names[i].append(categories[(i // 2) % len(categories)])
     mask_row = np.where(np.arange(count) < count - unknown_masks, np.arange(count), -1)
-    folder.mkdir(parents=True)
-    np.save(folder / "images.npy", images)
-    np.save(folder / "masks.npy", masks)
-    ids = [f"{i:016x}" for i in range(count)]
-    records = pd.DataFrame({"row": range(count), "image_id": ids, "patient_id": ids, "study_id": ids})
-    records["view"] = records["official_split"] = records["report"] = ""
-    records["boxes"], records["box_categories"], records["mask_row"] = boxes, names, mask_row
-    records["boxes_known"], records["flat"] = True, False
-    records["width"] = records["height"] = SIZE
-    records["dhash"] = "0"
-    records.to_parquet(folder / "records.parquet")
-    manifest = {"dataset": "squares", "size": SIZE, "count": count, "labels": [], "unreadable": []}
-    manifest |= {"box_categories": list(categories), "mask_name": "square"}
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    parts = [
-        records[["row", "image_id", "patient_id"]].assign(part=p, draw0=d) for p, d in (("train", 100), ("val", 0))
-    ]
-    parts.append(parts[1].assign(part="test"))
-    _write(pd.concat(parts, ignore_index=True), StudyPaths(config).splits("squares"), "strict", [], "")
+    rows = write_store(
+        paths.data("squares"),
+        images,
+        reader=config.datasets["squares"].reader,
+        boxes=boxes,
+        of_boxes=names,
+        box_categories=categories,
+        masks=masks,
+        mask_row=mask_row,
+    )
+    part = np.repeat(["train", "val", "test"], count)
+    divide(paths.splits("squares"), pd.concat([rows] * 3), part, [np.where(part == "train", 100, 0)])
 
 
 def encoder(config: Study, kind: str) -> ImageEncoder:

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.report.build import build_tables
 from benchmarks.report.words import letter
 from benchmarks.scores.predictions import read_predictions, write_predictions
-from tests.benchmarks.test_cells import NOTE, World, make_world
+from tests.benchmarks.simulated import NOTE, World, make_world
 
 
 def card(world: World, method: str, seconds: float) -> None:

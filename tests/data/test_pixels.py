@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlip.data.pixels import augment, batches, load, to_tensor
+from mlip.data.pixels import augment, load, to_tensor
 
 
 def test_to_tensor_values() -> None:
@@ -23,16 +23,6 @@ def test_load_keeps_the_order_asked_for(rng: np.random.Generator) -> None:
     images = rng.integers(0, 255, (20, 4, 4), dtype=np.uint8)
     rows = np.array([7, 3, 3, 19, 0])
     np.testing.assert_array_equal(load(images, rows), images[rows])
-
-
-def test_batches_cover_every_row_once(rng: np.random.Generator) -> None:
-    rows = np.arange(10, 21)
-    assert np.concatenate(list(batches(rows, 4))).tolist() == rows.tolist()
-    shuffled = np.concatenate(list(batches(rows, 4, rng)))
-    assert shuffled.tolist() != rows.tolist()
-    assert sorted(shuffled) == rows.tolist()
-    assert [len(b) for b in batches(rows, 4, drop_last=True)] == [4, 4]
-    assert [len(b) for b in batches(rows[:3], 4, drop_last=True)] == [3]
 
 
 def test_augment_without_strength_changes_nothing() -> None:
@@ -65,6 +55,6 @@ def test_sampler_speed(tmp_path: Path, rng: np.random.Generator) -> None:
     np.lib.format.open_memmap(tmp_path / "i.npy", "w+", np.uint8, (4000, 224, 224))[:] = 7
     images = np.load(tmp_path / "i.npy", mmap_mode="r")
     start = time.process_time()
-    for rows in batches(np.arange(4000), 64, rng):
+    for rows in np.array_split(rng.permutation(4000), 4000 // 64):
         to_tensor(load(images, rows))
     assert 4000 / (time.process_time() - start) > 2000

@@ -1,0 +1,18 @@
+"""Learning-rate schedules, of pre-training and of the heads that are trained on frozen encoders."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+
+def rate(step: int, steps: int, rising: int, then: Literal["cosine", "constant"] = "cosine") -> float:
+    """Share of the full learning rate at ``step`` (from 0): ``rising`` steps of linear warm-up, then what ``then`` names.
+
+    ``cosine`` falls to zero over the rest of ``steps`` as half a period; ``constant`` stays at 1.
+    """
+    if step < rising:
+        return (step + 1) / rising
+    if then == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))

@@ -1,0 +1,39 @@
+"""Study files: all of ours are valid, mistakes are named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlip.errors import UserError
+from mlip.methods import entries
+from mlip.study import Study, load_study, parse_study, write_study
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_study_file_is_valid_and_survives_resolution(path: Path, tmp_path: Path) -> None:
+    study = load_study(path)
+    write_study(study, tmp_path / "study.json")
+    assert load_study(tmp_path / "study.json") == study
+    assert entries(study)[0]
+
+
+def test_schema_names_every_key() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mlip", "schema"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert set(json.loads(done.stdout)["properties"]) == set(Study.model_fields)
+
+
+def test_twin_root_is_derived() -> None:
+    study = load_study(ROOT / "config" / "twin.yaml")
+    assert study.datasets["chexpert_5x200"].root == Path("work/twin/raw/chexpert")
+    raw = study.model_dump(mode="json")
+    raw["datasets"]["rsna"]["twin"] = "nowhere"
+    with pytest.raises(UserError, match="nowhere"):
+        parse_study(raw, where="x.yaml")
