@@ -44,9 +44,6 @@ class Fingerprint:
     def key(self) -> str:
         return self.settings if self.keeps else digest(self.settings, self.code)
 
-    def as_dict(self) -> dict[str, str]:
-        return {"settings": self.settings, "code": self.code}
-
 
 class Fingerprints:
     """The fingerprints of one study.

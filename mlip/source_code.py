@@ -306,6 +306,8 @@ def save_hashes() -> None:
 def _cache_file() -> Path:
     """Outside the checkout, one for each user and Python."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlip"
-    if not os.access(folder.parent if not folder.exists() else folder, os.W_OK):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
         folder = Path(tempfile.gettempdir()) / f"mlip-{os.getuid()}"
     return folder / f"hashes-{sys.version_info.major}{sys.version_info.minor}.json"

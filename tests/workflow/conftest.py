@@ -96,7 +96,7 @@ def copy_of_sources(target: Path) -> Path:
     for name in ("mlip", "baselines", "benchmarks", "workflows", "profiles", "config", "Snakefile", "pyproject.toml"):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, target / name)  # compiled modules too: times are kept, so they are valid
         else:
             shutil.copy2(source, target / name)
     return target
