@@ -6,6 +6,7 @@ ASKED = list(dict.fromkeys(q.dataset for q in film_maps.questions(PLAN)))
 MAPS = [str(PATHS.maps / f"{m}.{kind}") for m in MAPPED for kind in ("png", "csv")]
 COMPARED = false_negatives.compared_rows(PLAN)
 PAIR_PAGE = [str(PATHS.false_negatives)] if COMPARED else []
+PAIRED = bool(COMPARED) and false_negatives.is_current(PLAN)
 
 
 if MAPPED:
@@ -14,13 +15,11 @@ if MAPPED:
         input:
             lambda w: checkpoint_of(w.mapped, FIRST_SEED),
             [store_of(d) for d in ASKED],
-            [splits_of(d) for d in ASKED],
-            ancient(str(PATHS.audit)),
+            lambda w: [f for d in ASKED for f in splits_of(d, mapped_is_made(w.mapped))],
+            lambda w: gate(mapped_is_made(w.mapped)),
             str(PATHS.tokenizer),
             lambda w: knowledge_of(w.mapped),
-            lambda w: anew(
-                "maps", w.mapped, of=film_maps.fingerprint(PLAN, w.mapped, FIRST_SEED)
-            ),
+            lambda w: anew(mapped_is_made(w.mapped)),
         output:
             figure=str(PATHS.maps / "{mapped}.png"),
             numbers=str(PATHS.maps / "{mapped}.csv"),
@@ -43,11 +42,11 @@ if PAIR_PAGE:
         input:
             [f for m in COMPARED for f in checkpoint_of(m, FIRST_SEED)],
             [f for d in STUDY.pretrain.datasets for f in store_of(d)],
-            [splits_of(d) for d in STUDY.pretrain.datasets],
-            ancient(str(PATHS.audit)),
+            [splits_of(d, PAIRED) for d in STUDY.pretrain.datasets],
+            gate(PAIRED),
             str(PATHS.tokenizer),
             str(PATHS.knowledge),
-            anew("false_negatives", of=false_negatives.fingerprint(PLAN)),
+            anew(PAIRED),
         output:
             page=str(PATHS.false_negatives),
         log:

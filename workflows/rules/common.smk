@@ -73,20 +73,42 @@ wildcard_constraints:
 
 # Snakemake remembers parameters in .snakemake, which may be lost or belong to another folder. What was made by other code or
 # another configuration than today's is made anew all the same: it gets an input that is newer than anything.
-def anew(stage, *names, of):
-    return [] if PLAN.is_made(stage, names, of) else [newest_file()]
+def anew(made):
+    return [] if made else [newest_file()]
 
 
-# What is marked `ancient` is made before, but does not make stale by being made anew: whether it says something else, the
-# fingerprint of what reads it knows (a further label draw moves no film; the audit stops a study, it changes none).
+# What is made before a job but does not make it stale by being made anew: whether it says something else, the job's own
+# fingerprint knows (a further label draw moves no film). A plain input where the job is not of today's making: Snakemake does not
+# look for a job's own reasons behind an ancient input that is made in the same run.
+def loose(files, made):
+    return [ancient(f) for f in files] if made else files
+
+
+# Where trainings outlive changes of code, a store that was made anew by other code does not repeat them either.
+def held(files, made):
+    return loose(files, made) if PRINTS.marks else files
+
+
+# The audit stops a study, it changes none: what is of today's making does not wait for it.
+def gate(made):
+    return [] if made else [str(PATHS.audit)]
+
+
 def store_of(dataset):
     names = ["records.parquet", "manifest.json", "images.npy"]
     names += ["masks.npy"] if dataset in MASKED else []
     return [str(PATHS.data(dataset) / name) for name in names]
 
 
-def splits_of(dataset):
-    return ancient(str(PATHS.splits(dataset)))
+def store_is_made(dataset):
+    """Half a store is none."""
+    there = [Path(f).exists() for f in store_of(dataset)]
+    whole = all(there) or not any(there)
+    return whole and PLAN.is_made("data", (dataset,), PRINTS.store(dataset))
+
+
+def splits_of(dataset, made):
+    return loose([str(PATHS.splits(dataset))], made)
 
 
 def checkpoint_of(method, seed):
@@ -103,31 +125,33 @@ def raw_folder(wildcards):
     return [str(data.root)] if data.twin else []
 
 
-# Where trainings outlive changes of code, a store that was made anew by other code does not repeat them either.
-def held(files):
-    return [ancient(f) for f in files] if PRINTS.marks else files
-
-
-def corpus(_):
+def corpus(made):
     return [
-        f for d in STUDY.pretrain.datasets for f in [*held(store_of(d)), splits_of(d)]
+        f
+        for d in STUDY.pretrain.datasets
+        for f in [*held(store_of(d), made), *splits_of(d, made)]
     ]
 
 
+def pretrain_inputs(wildcards):
+    of = PLAN.training(wildcards.method, wildcards.seed)
+    made = PLAN.is_made("pretrain", (wildcards.method, wildcards.seed), of)
+    prepared = [str(PATHS.tokenizer), *knowledge_of(wildcards.method)]
+    return [*corpus(made), *gate(made), *held(prepared, made), *anew(made)]
+
+
 def evaluation_inputs(wildcards):
-    block = PLAN.block(wildcards.task, wildcards.protocol, wildcards.dataset)
-    dataset = wildcards.dataset
-    common = [*store_of(dataset), splits_of(dataset), ancient(str(PATHS.audit))]
-    if wildcards.row in block.task.controls:
+    w, dataset = wildcards, wildcards.dataset
+    cell = (w.task, w.protocol, dataset, w.row, w.seed)
+    made = PLAN.is_made("evaluate", cell, PLAN.evaluation(*cell))
+    block = PLAN.block(w.task, w.protocol, dataset)
+    common = [*store_of(dataset), *splits_of(dataset, made), *gate(made), *anew(made)]
+    if w.row in block.task.controls:
         return common
-    weights = checkpoint_of(wildcards.row, wildcards.seed)
+    weights = checkpoint_of(w.row, w.seed)
     if block.task.needs == "features":
-        return [
-            *common,
-            str(PATHS.features(wildcards.row, wildcards.seed, dataset)),
-            *weights,
-        ]
-    return [*common, *weights, str(PATHS.tokenizer), *knowledge_of(wildcards.row)]
+        return [*common, str(PATHS.features(w.row, w.seed, dataset)), *weights]
+    return [*common, *weights, str(PATHS.tokenizer), *knowledge_of(w.row)]
 
 
 def knowledge_of(row):
@@ -136,3 +160,8 @@ def knowledge_of(row):
         if "knowledge" in PLAN.rows[row].manifest.capabilities
         else []
     )
+
+
+def mapped_is_made(row):
+    of = film_maps.fingerprint(PLAN, row, STUDY.pretrain.seeds[0])
+    return PLAN.is_made("maps", (row,), of)

@@ -4,7 +4,7 @@
 rule store:
     input:
         raw_folder,
-        lambda w: anew("data", w.dataset, of=PRINTS.store(w.dataset)),
+        lambda w: anew(store_is_made(w.dataset)),
     output:
         records=f"{WORK}/data/{{dataset}}/records.parquet",
         manifest=f"{WORK}/data/{{dataset}}/manifest.json",
@@ -37,7 +37,7 @@ rule splits:
     input:
         f"{WORK}/data/{{dataset}}/records.parquet",
         f"{WORK}/data/{{dataset}}/manifest.json",
-        lambda w: anew("splits", w.dataset, of=PRINTS.splits(w.dataset)),
+        lambda w: anew(PLAN.is_made("splits", (w.dataset,), PRINTS.splits(w.dataset))),
     output:
         table=f"{WORK}/splits/{{dataset}}.parquet",
         about=f"{WORK}/splits/{{dataset}}.json",
@@ -55,7 +55,7 @@ rule audit:
     input:
         [store_of(d) for d in PLAN.sources],
         [str(PATHS.splits(d)) for d in PLAN.sources],
-        anew("audit", of=PRINTS.audit()),
+        anew(PLAN.is_made("audit", (), PRINTS.audit())),
     output:
         str(PATHS.audit),
     log:

@@ -4,11 +4,6 @@
 rule evaluate:
     input:
         evaluation_inputs,
-        lambda w: anew(
-            "evaluate",
-            *(w.task, w.protocol, w.dataset, w.row, w.seed),
-            of=PLAN.evaluation(w.task, w.protocol, w.dataset, w.row, w.seed),
-        ),
     output:
         f"{WORK}/predictions/{{task}}/{{protocol}}/{{dataset}}/{{row}}/seed{{seed}}.parquet",
     log:

@@ -1,10 +1,13 @@
 # Tokeniser, knowledge, pre-training, frozen features.
 
 
+TOKENIZED = PLAN.is_made("tokenizer", (), PRINTS.tokenizer())
+
+
 rule tokenizer:
     input:
-        corpus,
-        anew("tokenizer", of=PRINTS.tokenizer()),
+        corpus(TOKENIZED),
+        anew(TOKENIZED),
     output:
         directory(str(PATHS.tokenizer)),
     log:
@@ -19,7 +22,7 @@ rule tokenizer:
 
 rule knowledge:
     input:
-        anew("knowledge", of=PRINTS.knowledge()),
+        anew(PLAN.is_made("knowledge", (), PRINTS.knowledge())),
     output:
         directory(str(PATHS.knowledge)),
     log:
@@ -35,11 +38,7 @@ rule knowledge:
 # Resumable: the training state lies in work/<study>/state, which Snakemake does not know and so does not delete.
 rule pretrain:
     input:
-        corpus,
-        ancient(str(PATHS.audit)),
-        held([str(PATHS.tokenizer)]),
-        lambda w: held(knowledge_of(w.method)),
-        lambda w: anew("pretrain", w.method, w.seed, of=PLAN.training(w.method, w.seed)),
+        pretrain_inputs,
     output:
         encoder=f"{WORK}/pretrain/{{method}}/seed{{seed}}/encoder.safetensors",
         method=f"{WORK}/pretrain/{{method}}/seed{{seed}}/method.safetensors",
@@ -62,11 +61,11 @@ rule features:
         lambda w: store_of(w.dataset),
         lambda w: checkpoint_of(w.method, w.seed),
         lambda w: anew(
-            "features",
-            w.method,
-            w.seed,
-            w.dataset,
-            of=PLAN.features(w.method, w.seed, w.dataset),
+            PLAN.is_made(
+                "features",
+                (w.method, w.seed, w.dataset),
+                PLAN.features(w.method, w.seed, w.dataset),
+            )
         ),
     output:
         f"{WORK}/features/{{method}}/seed{{seed}}/{{dataset}}.safetensors",

@@ -6,7 +6,7 @@ rule tables:
         PREDICTIONS,
         MAPS,  # the leaderboard links what is there
         PAIR_PAGE,
-        anew("tables", of=PLAN.tables()),
+        anew(PLAN.is_made("tables", (), PLAN.tables())),
     output:
         leaderboard=LEADERBOARD,
         cells=str(PATHS.cells),

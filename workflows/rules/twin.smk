@@ -3,7 +3,7 @@
 
 rule anatomy:
     input:
-        anew("anatomy", of=PRINTS.anatomy()) if STUDY.twin else [],
+        anew(not STUDY.twin or PLAN.is_made("anatomy", (), PRINTS.anatomy())),
     output:
         str(PATHS.anatomy),
     log:
@@ -22,7 +22,7 @@ rule anatomy:
 rule twin:
     input:
         str(PATHS.anatomy),
-        lambda w: anew("twin", w.hospital, of=PRINTS.twin(w.hospital)),
+        lambda w: anew(PLAN.is_made("twin", (w.hospital,), PRINTS.twin(w.hospital))),
     output:
         directory(f"{WORK}/raw/{{hospital}}"),
     log:
