@@ -21,10 +21,11 @@ tables: env     ## run a study and write its leaderboards (STUDY=twin|open|smoke
 	@bash workflows/run.sh $(STUDY) $(CORES)
 
 test: env       ## the tests (a real run of the smoke study among them)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: env   ## the tests, the slow ones too
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -m slow
 
 bench: env      ## measured speed, as ratios against a stated alternative
 	$(BIN)/python -m benchmarks.speed

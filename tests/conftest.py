@@ -27,11 +27,5 @@ def shared() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers (`make test`) a file stays on one, so that its fixtures are built once; and so does the study.
-
-    The files that look at the one real run of the smoke study share a worker, and are handed out first: they take longest.
-    """
-    for item in items:
-        smoke = "smoke" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("smoke" if smoke else item.path.name))
+    """Files with real runs of studies are handed out first: they take longest."""
     items.sort(key=lambda item: item.get_closest_marker("study") is None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -57,11 +58,14 @@ def write_config(path: Path, base: str = "smoke", **changes: object) -> Path:
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The smoke study, run by Snakemake as a user would. ``MLIP_SMOKE_RUN`` names a finished run's folder to reuse."""
-    reuse = os.environ.get("MLIP_SMOKE_RUN")
-    folder = Path(reuse) if reuse else tmp_path_factory.mktemp("smoke")
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # what all workers share
+    folder = Path(os.environ.get("MLIP_SMOKE_RUN") or base / "smoke")
     folder.mkdir(parents=True, exist_ok=True)
-    config = write_config(folder / "smoke.yaml", work=str(folder / "work"), results=str(folder / "results"))
-    done = snakemake("--cores", "2", "--configfile", str(config))
+    with (folder / "lock").open("w", encoding="utf-8") as lock:  # one worker runs it, the others wait and find it done
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        config = write_config(folder / "smoke.yaml", work=str(folder / "work"), results=str(folder / "results"))
+        done = snakemake("--cores", "2", "--configfile", str(config))
     return Run(load_study(config), folder, config, done.stdout + done.stderr)
 
 
