@@ -225,8 +225,8 @@ def _dice(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> Stati
     empty = args.get("empty", "one_if_empty")
     if empty not in ("one_if_empty", "skip"):
         raise Undefined(f"the protocol asks for empty={empty!r}, which is neither one_if_empty nor skip")
-    counts = (frame[c].to_numpy(dtype=float) for c in ("tp", "predicted", "truth"))
-    score = dice_from_counts(*counts, empty_score=1.0 if empty == "one_if_empty" else None)
+    tp, predicted, truth = (frame[c].to_numpy(dtype=float) for c in ("tp", "predicted", "truth"))
+    score = dice_from_counts(tp, predicted, truth, 1.0 if empty == "one_if_empty" else None)
     counted = np.isfinite(score)
     if not counted.any():
         raise Undefined("no test image has a true pixel")
