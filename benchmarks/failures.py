@@ -24,17 +24,17 @@ def reason_of_failure(plan: Plan, block: Block, row: Row, seed: int) -> str:
 def _way(plan: Plan, block: Block, row: Row, seed: int) -> Iterator[tuple[str, Path, Fingerprint]]:
     """(words before the reason, file, fingerprint of what was to be made), from the ground up."""
     prints, failure, dataset = plan.fingerprints, plan.paths.failure, block.dataset
-    trained = row.entry is not None
-    for name in dict.fromkeys([*(plan.study.pretrain.datasets if trained else ()), dataset]):
+    for name in dict.fromkeys([*(plan.study.pretrain.datasets if row.entry else ()), dataset]):
         if twin := plan.study.datasets[name].twin:
             yield "the virtual patients failed: ", failure("anatomy"), prints.anatomy()
             yield f"the virtual hospital {twin} failed: ", failure("twin", twin), prints.twin(twin)
         yield f"the data set {name} failed: ", failure("data", name), prints.store(name)
         yield f"the splits of {name} failed: ", failure("splits", name), prints.splits(name)
     yield "the audit found faults: ", failure("audit"), prints.audit()
-    if trained:
+    if row.entry:
         yield "the tokeniser failed: ", failure("tokenizer"), prints.tokenizer()
-        yield "the knowledge failed: ", failure("knowledge"), prints.knowledge()
+        if row.entry.reads_knowledge:
+            yield "the knowledge failed: ", failure("knowledge"), prints.knowledge()
         yield "pre-training failed: ", failure("pretrain", row.name, seed), plan.training(row.name, seed)
         if block.task.needs == "features":
             wanted = plan.features(row.name, seed, dataset)

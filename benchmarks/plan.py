@@ -96,6 +96,11 @@ class Plan:
         """Data sets of which some task wants frozen features."""
         return tuple(sorted({b.dataset for b in self.blocks if b.task.needs == "features"}))
 
+    @property
+    def trains(self) -> bool:
+        """Whether a row learns from reports."""
+        return any(entry.manifest.trained for entry in self.rows.values())
+
     def block(self, task: str, protocol: str, dataset: str) -> Block:
         """Raises UserError where the study has no such block."""
         for block in self.blocks:

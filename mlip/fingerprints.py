@@ -145,7 +145,6 @@ class Fingerprints:
         def parts() -> Any:
             image = study.encoders.cnn if entry.encoder == "cnn" else study.encoders.vit
             text = study.encoders.text
-            knows = "knowledge" in entry.manifest.capabilities
             settings: list[Any] = [
                 study.seed,
                 study.image_size,
@@ -154,8 +153,8 @@ class Fingerprints:
                 _given(image.pretrained),
             ]
             settings += [_values(text), _given(text.pretrained), entry.components, entry.params]
-            settings += [entry.training_seed(seed), knows]
-            made_from = [self.tokenizer(), *([self.knowledge()] if knows else [])]
+            settings += [entry.training_seed(seed), entry.reads_knowledge]
+            made_from = [self.tokenizer(), *([self.knowledge()] if entry.reads_knowledge else [])]
             if entry.manifest.trained:
                 settings += [_recipe(recipe_of(entry, study)), study.pretrain.precision, study.pretrain.devices]
                 made_from += self.corpus()
@@ -192,7 +191,7 @@ class Fingerprints:
                 code = _stage("evaluate", *modules, without=OF_METHODS)
             elif features:
                 # The method's own code speaks through the features.
-                code = _stage("evaluate", *modules, without=() if _knows(entry) else (KNOWLEDGE,))
+                code = _stage("evaluate", *modules, without=() if entry.reads_knowledge else (KNOWLEDGE,))
                 made_from.append(self.features(entry, seed, dataset))
             else:
                 code = self._method_code("evaluate", entry, *modules)
@@ -210,7 +209,7 @@ class Fingerprints:
             statistics = _values(self.study.statistics)
             made_from = [self.division(name) for name in datasets]
             made_from += [self._trained(entry, seed) for entry, seed in rows]
-            own = [code for entry, _ in rows for code in [self._method_code(stage, entry)]]
+            own = [self._method_code(stage, entry) for entry, _ in rows]
             return [self.study.seed, statistics, settings], digest(own), made_from
 
         return self._of((stage, digest([e.name for e, _ in rows], settings)), parts)
@@ -239,7 +238,7 @@ class Fingerprints:
 
     def _method_code(self, stage: str, entry: Entry, *modules: str) -> str:
         folders = () if self.marks and stage != "pretrain" else (entry.folder,)
-        return _stage(stage, *modules, folders=folders, without=() if _knows(entry) else (KNOWLEDGE,))
+        return _stage(stage, *modules, folders=folders, without=() if entry.reads_knowledge else (KNOWLEDGE,))
 
     def _tables(self, name: str) -> list[str]:
         """Contents of the tables of a real data set. Its films are too many: delete the store where they were exchanged."""
@@ -254,10 +253,6 @@ def fingerprint_of_encoders(study: Study, kinds: Sequence[str], stages: bool) ->
     versions = [version(name) for name in ("timm", "torch", "transformers")]
     code = code_of(["mlip.encoders.check"])
     return f"encoders-{digest(_values(encoders), study.image_size, kinds, stages, given, versions, code)}"
-
-
-def _knows(entry: Entry) -> bool:
-    return "knowledge" in entry.manifest.capabilities
 
 
 def _stage(name: str, *modules: str, folders: Sequence[Path] = (), without: Sequence[str] = ()) -> str:

@@ -35,6 +35,11 @@ class Entry:
     title: str
     seed: int = 0
 
+    @property
+    def reads_knowledge(self) -> bool:
+        """Whether the row is given the expert knowledge; the others do not depend on it."""
+        return "knowledge" in self.manifest.capabilities
+
     def training_seed(self, seed: int) -> int:
         """What this row's training draws from where the study's pre-training seed is ``seed``."""
         return seed + self.seed

@@ -21,6 +21,7 @@ import yaml
 
 from mlip.errors import UserError
 from mlip.paths import ROOT
+from mlip.yaml_files import LOADER
 
 PACKAGES = ("mlip", "benchmarks", "baselines")
 # What these modules decide enters the fingerprints as values (the configuration), or cannot move a number: words of
@@ -179,7 +180,7 @@ def _meaning(path: Path, raw: bytes) -> str:
     if path.suffix == ".py":
         return digest(ast.dump(_without_docstrings(_parse(path, raw)), annotate_fields=False))
     try:
-        return digest(yaml.load(raw, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        return digest(yaml.load(raw, Loader=LOADER))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"is not valid YAML ({' '.join(str(error).split())})", where=path, fix="correct it") from None
 

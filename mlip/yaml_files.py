@@ -10,7 +10,7 @@ import yaml
 from mlip.errors import UserError
 
 # libyaml's parser takes a tenth of the time of the one in Python, which every short job would pay for each method.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     UserError : it cannot be read, is not YAML, or holds no mapping.
     """
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})", where=path, fix="check the file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

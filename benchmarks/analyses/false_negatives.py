@@ -84,7 +84,7 @@ def write_page(plan: Plan, device: torch.device) -> None:
     for name in compared_rows(plan):
         entry = rows[name]
         method = load_method(study, entry, seed).to(device)
-        knowledge = Knowledge.load(paths.knowledge) if "knowledge" in entry.manifest.capabilities else None
+        knowledge = Knowledge.load(paths.knowledge) if entry.reads_knowledge else None
         image, text = embed(method, pairs, device)
         similarity = (image @ text.T).double().cpu().numpy()
         near.append([entry.title, *_near(study, similarity, groups, pairs)])

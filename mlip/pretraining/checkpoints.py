@@ -36,7 +36,7 @@ def build_method(study: Study, entry: Entry, seed: int = 0) -> Method:
     image_encoder = build_image_encoder(study, entry, seed)
     seed_everything(study.seed, "init-text", entry.training_seed(seed))
     text_encoder = TextEncoder(study.encoders.text, tokenizer.vocabulary)
-    knowledge = Knowledge.load(paths.knowledge) if "knowledge" in entry.manifest.capabilities else None
+    knowledge = Knowledge.load(paths.knowledge) if entry.reads_knowledge else None
     seed_everything(study.seed, "init-heads", entry.training_seed(seed))
     context = MethodContext(
         image_encoder, text_encoder, tokenizer, knowledge, dict(entry.params), dict(entry.components)

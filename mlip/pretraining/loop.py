@@ -80,7 +80,7 @@ class _Training:
         self.fabric = _fabric(study)
         pairs = Pairs(study, "train")
         method = build_method(study, entry, seed)
-        knowledge = Knowledge.load(paths.knowledge) if "knowledge" in entry.manifest.capabilities else None
+        knowledge = Knowledge.load(paths.knowledge) if entry.reads_knowledge else None
         self.batches = Batches(
             pairs, study, method, knowledge, self.training_seed, self.recipe.batch_size, self.recipe.epochs
         )

@@ -134,12 +134,12 @@ def _tables(study: Study, health: dict[str, DatasetHealth]) -> tuple[list[Reach]
     reach: dict[tuple[str, str], Reach] = {}
     try:
         check_names(study)
-        entries(study)
+        rows, _ = entries(study)
     except UserError as error:
         return [], str(error)
     problem = ""
     unready: dict[str, str] = {name: health[name].state for name in study.pretrain.datasets if not health[name].usable}
-    if _trains(study):
+    if any(entry.manifest.trained for entry in rows.values()):
         silent = [n for n in study.pretrain.datasets if health[n].state == "ready" and not health[n].trainable]
         unready |= dict.fromkeys(silent, "has no reports")
     for task in study.tasks:
@@ -160,14 +160,6 @@ def _tables(study: Study, health: dict[str, DatasetHealth]) -> tuple[list[Reach]
         except UserError as error:
             problem = str(error)
     return list(reach.values()), problem
-
-
-def _trains(study: Study) -> bool:
-    """Whether a row of the study learns from reports."""
-    try:
-        return any(entry.manifest.trained for entry in entries(study)[0].values())
-    except UserError:  # named as the study's problem
-        return False
 
 
 def _examine(study: Study, name: str, sample: int) -> DatasetHealth:

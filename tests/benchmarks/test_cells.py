@@ -254,3 +254,10 @@ def test_kept_trainings_of_older_code_are_marked(tmp_path, monkeypatch):
     assert set(results.older) == {"alpha", "beta", "gamma", "noise", "noise-vit"}
     assert pick(results.cells, "alpha")["status"] == "ok"
     assert compute(world.plan).older == {}
+
+
+def test_a_failure_of_the_knowledge_is_no_reason_for_rows_that_do_not_read_it(world):
+    world.fill()
+    world.fail("knowledge", reason="no ontology", fingerprint=world.plan.fingerprints.knowledge().key)
+    assert not any(entry.reads_knowledge for entry in world.plan.rows.values())
+    assert set(world.cells()["status"]) == {"ok", "skipped"}

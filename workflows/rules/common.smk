@@ -155,11 +155,7 @@ def evaluation_inputs(wildcards):
 
 
 def knowledge_of(row):
-    return (
-        [str(PATHS.knowledge)]
-        if "knowledge" in PLAN.rows[row].manifest.capabilities
-        else []
-    )
+    return [str(PATHS.knowledge)] if PLAN.rows[row].reads_knowledge else []
 
 
 def mapped_is_made(row):

@@ -11,5 +11,5 @@ if TYPE_CHECKING:
 
 
 def run(plan: Plan, dataset: str, threads: int) -> None:
-    reports = dataset in plan.study.pretrain.datasets and any(e.manifest.trained for e in plan.rows.values())
+    reports = plan.trains and dataset in plan.study.pretrain.datasets
     build_store(dataset, plan.study, threads, plan.fingerprints.store(dataset).key, reports)

@@ -17,8 +17,7 @@ def run(plan: Plan) -> None:
     if config.pretrained:
         Tokenizer.pretrained(config.pretrained, config.max_tokens).save(folder)
         return
-    trained = any(entry.manifest.trained for entry in plan.rows.values())
-    texts = [report.text for report in Pairs(plan.study, "train", needed=trained).reports]
+    texts = [report.text for report in Pairs(plan.study, "train", needed=plan.trains).reports]
     if not texts:  # a study of untrained rows on data without reports: its random text encoders read letters
         texts = [string.printable]
     train_tokenizer(texts, config.vocabulary, config.max_tokens).save(folder)
