@@ -51,7 +51,9 @@ def snakemake(
 def write_config(path: Path, base: str = "smoke", **changes: object) -> Path:
     """A study file made from ``config/<base>.yaml`` with top-level keys replaced."""
     config = yaml.safe_load((ROOT / "config" / f"{base}.yaml").read_text(encoding="utf-8"))
-    path.write_text(yaml.safe_dump({**config, **changes}), encoding="utf-8")
+    path.write_text(
+        yaml.safe_dump({**config, **changes}, sort_keys=False), encoding="utf-8"
+    )  # in the order of the file
     return path
 
 
