@@ -247,13 +247,22 @@ def load_study(path: str | Path) -> Study:
 
 
 def parse_study(raw: Any, *, where: str | Path) -> Study:
-    """Validate a study given as a dictionary; ``where`` is named in the error message."""
+    """Validate a study given as a dictionary; ``where`` is named in the error message.
+
+    Keys are put in alphabetical order, so that a run, its jobs and a single command see one and the same study.
+    """
     if not isinstance(raw, dict):
         raise UserError("holds no keys", where=where, fix="see config/twin.yaml for an example")
     try:
-        return Study.model_validate(raw)
+        return Study.model_validate(_in_order(raw))
     except ValidationError as error:
         raise UserError(describe(error), where=where, fix="see docs/study.md for the keys") from None
+
+
+def _in_order(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _in_order(value[key]) for key in sorted(value, key=str)}
+    return [_in_order(item) for item in value] if isinstance(value, list) else value
 
 
 def describe(error: ValidationError) -> str:
