@@ -294,7 +294,7 @@ def table_rows(
 ) -> list[Row]:
     """Methods in the order of the study, methods that are controls after them, then the task's own controls."""
     seeds = tuple(study.pretrain.seeds)
-    found = [Row(name, entry.title, seeds, entry) for name, entry in entries_.items()]
+    found = [Row(name, entry.title, tuple(entry.seeds(study)), entry) for name, entry in entries_.items()]
     found += [Row(name, name, seeds, None, fault) for name, fault in broken.items()]
     found += [Row(name, name.replace("_", " ").replace("-", " ").capitalize(), (0,), None) for name in controls]
     return sorted(found, key=lambda row: (row.control, row.entry is None))

@@ -143,7 +143,7 @@ class Fingerprints:
         study = self.study
 
         def parts() -> Any:
-            image = study.encoders.cnn if entry.encoder == "cnn" else study.encoders.vit
+            image = entry.image_config(study)
             text = study.encoders.text
             settings: list[Any] = [
                 study.seed,
@@ -155,6 +155,8 @@ class Fingerprints:
             settings += [_values(text), _given(text.pretrained), entry.components, entry.params]
             settings += [entry.training_seed(seed), entry.reads_knowledge]
             made_from = [self.tokenizer(), *([self.knowledge()] if entry.reads_knowledge else [])]
+            if entry.calibrated:
+                made_from += self.corpus()
             if entry.manifest.trained:
                 settings += [_recipe(recipe_of(entry, study)), study.pretrain.precision, study.pretrain.devices]
                 made_from += self.corpus()

@@ -70,6 +70,13 @@ class Manifest(_Closed):
         default_factory=list
     )
     trained: bool = True
+    start: Literal["study", "random", "pretrained"] = Field(
+        "study",
+        description="weights of the image encoder before pre-training: the study's; random whatever the study says, with "
+        "batch norms calibrated on training films where the method is not trained; or the study's, which must then be "
+        "pretrained",
+    )
+    seeded: bool = Field(True, description="whether the pre-training seed moves anything; false: evaluated once")
     feature_maps: bool = Field(
         True,
         description="whether detection and segmentation can build on the method's image network; false where that is its own "
@@ -89,4 +96,6 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(describe(error), where=path, fix="see docs/adding-a-baseline.md") from None
     if manifest.id != folder.name:
         raise UserError(f"id is {manifest.id!r} but the folder is {folder.name!r}", where=path, fix="make them equal")
+    if manifest.trained and not manifest.seeded:
+        raise UserError("a trained method depends on its seed", where=path, fix="leave `seeded` out")
     return manifest

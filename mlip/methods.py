@@ -14,7 +14,7 @@ from mlip.errors import UserError
 from mlip.manifest import EncoderKind, Manifest, Recipe, read_manifest
 from mlip.paths import ROOT
 from mlip.source_code import check_syntax
-from mlip.study import Study, VariantConfig
+from mlip.study import ImageEncoderConfig, Study, VariantConfig
 
 if TYPE_CHECKING:
     from mlip.contract import Method
@@ -39,6 +39,20 @@ class Entry:
     def reads_knowledge(self) -> bool:
         """Whether the row is given the expert knowledge; the others do not depend on it."""
         return "knowledge" in self.manifest.capabilities
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the row is a random encoder whose batch norms are set on training films."""
+        return self.manifest.start == "random" and not self.manifest.trained
+
+    def seeds(self, study: Study) -> list[int]:
+        """The pre-training seeds of the row: those of the study, or the first where the seed moves nothing."""
+        return study.pretrain.seeds if self.manifest.seeded else study.pretrain.seeds[:1]
+
+    def image_config(self, study: Study) -> ImageEncoderConfig:
+        """The image encoder of the row before its training."""
+        config = study.encoders.cnn if self.encoder == "cnn" else study.encoders.vit
+        return config.without_weights() if self.manifest.start == "random" else config
 
     def training_seed(self, seed: int) -> int:
         """What this row's training draws from where the study's pre-training seed is ``seed``."""
@@ -124,6 +138,13 @@ def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manife
             f"{name} asks for a {encoder} encoder, the method supports {manifest.encoders.supports}",
             where=where,
             fix="choose a supported one",
+        )
+    config = study.encoders.cnn if encoder == "cnn" else study.encoders.vit
+    if manifest.start == "pretrained" and not config.has_weights:
+        raise UserError(
+            f"{name} is the study's {encoder} before any training on films, which must be pretrained to be worth a row",
+            where=f"study {study.study}: encoders.{encoder}",
+            fix=f"set `pretrained`, or list {name} under methods.exclude",
         )
     if unknown := set(variant.components) - set(manifest.components):
         raise UserError(

@@ -67,15 +67,39 @@ class TextEncoderConfig(Strict):
     dropout: float = Field(default=0.1, ge=0, lt=1, description="of a BERT built from sizes; 0.1 is BERT's own")
 
 
+class StemConfig(Strict):
+    """The first ``stages`` of a timm EfficientNet as the patch embedding of a ``vit`` of our own sizes."""
+
+    name: str
+    stages: int = Field(gt=0)
+    scale: int = Field(1, gt=0, description="how much the film is enlarged before it")
+    pretrained: str | None = Field(default=None, description="as that of an image encoder")
+
+
 class ImageEncoderConfig(Strict):
     """A timm model: its name, or ``resnet`` / ``vit`` with ``args`` for a size of our own (without: ResNet-18, ViT-B/16)."""
 
     name: str
     args: dict[str, Any] = Field(default_factory=dict)
-    pretrained: str | None = Field(default=None, description="a local weights file, or `hub` for timm's own weights")
+    pretrained: str | None = Field(
+        default=None,
+        description="a local weights file, `hub` for timm's own weights, or `packaged:<name>` for those that come with the "
+        "environment (mlip/encoders/packaged.py)",
+    )
     input_size: int | None = Field(
         default=None, description="images are resized to this before the encoder (GLoRIA, MGCA: 299)"
     )
+    stem: StemConfig | None = Field(default=None, description="`vit` only: what embeds the patches, linear without it")
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it starts from weights that were trained on something."""
+        return bool(self.pretrained or (self.stem and self.stem.pretrained))
+
+    def without_weights(self) -> ImageEncoderConfig:
+        """The same encoder from random weights."""
+        stem = self.stem and self.stem.model_copy(update={"pretrained": None})
+        return self.model_copy(update={"pretrained": None, "stem": stem})
 
 
 class EncodersConfig(Strict):

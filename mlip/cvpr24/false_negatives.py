@@ -1,10 +1,12 @@
 """False negatives: other patients with the same findings, whom plain InfoNCE pushes away.
 
 The seed's Figure 1 says that MLIP tells them from true negatives and brings them closer; it does not say how. Here the
-overlap of linked knowledge entities softens the contrast's targets; ``benchmarks/analyses/false_negatives.py`` measures the effect.
+overlap of the findings linked in two reports softens the contrast's targets; ``benchmarks/analyses/false_negatives.py`` measures the effect.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,19 +15,36 @@ from torch.nn import functional
 from mlip.losses.contrastive import cosine_logits
 
 
-def knowledge_overlap(entities: Tensor) -> Tensor:
-    """Jaccard index of the reports' entity sets: [B, n] with -1 = padding -> [B, B] in [0, 1], diagonal 1.
+def observations_of(findings: Sequence[str | None]) -> Tensor:
+    """Number of the observation that each entity stands for, -1 for anatomy and the like: names [N] -> int64 [N]."""
+    names = {name: k for k, name in enumerate(dict.fromkeys(f for f in findings if f))}
+    return torch.tensor([names[f] if f else -1 for f in findings], dtype=torch.int64)
 
-    A report without linked entities overlaps with no other: that nothing was linked does not mean that nothing is there.
+
+def finding_sets(entities: Tensor, observations: Tensor) -> Tensor:
+    """[B, n] linked entities with -1 = padding, [N] of :func:`observations_of` -> [B, K] 0/1, K observations.
+
+    Only findings count: that two reports both name the hilum makes their patients no false negatives of each other.
     """
-    count = int(entities.max()) + 1 if entities.numel() else 0
-    sets = torch.zeros(len(entities), max(count, 1) + 1, device=entities.device)
-    sets.scatter_(1, entities.clamp_min(-1) + 1, 1.0)  # column 0 collects the padding
-    sets = sets[:, 1:]
+    of = observations[entities.clamp_min(0)].masked_fill(entities < 0, -1)
+    sets = torch.zeros(len(entities), int(observations.max()) + 2, device=entities.device)
+    sets.scatter_(1, of + 1, 1.0)  # column 0 collects the padding and what is no finding
+    return sets[:, 1:]
+
+
+def overlap_of(sets: Tensor, empty: float) -> Tensor:
+    """Jaccard index of the reports' findings: [B, K] -> [B, B] in [0, 1], diagonal 1.
+
+    Parameters
+    ----------
+    empty : what two reports without any finding have in common. 0 for the contrast's targets: that nothing was linked
+        does not mean that nothing is there. 1 where they must not be taken for negatives of each other.
+    """
     common = sets @ sets.T
     size = sets.sum(dim=1)
     union = size.unsqueeze(0) + size.unsqueeze(1) - common
-    return (common / union.clamp_min(1)).fill_diagonal_(1.0)
+    jaccard = torch.where(union > 0, common / union.clamp_min(1), torch.full_like(union, empty))
+    return jaccard.fill_diagonal_(1.0)
 
 
 def soft_targets(overlap: Tensor, weight: float) -> Tensor:

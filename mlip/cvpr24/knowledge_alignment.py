@@ -12,63 +12,91 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mlip.errors import UserError
 from mlip.losses.contrastive import symmetric_ce
 from mlip.seeding import seed_for
 
 
 class EntityEmbeddings(nn.Module):
-    """Frozen entity embeddings of the knowledge graph, projected by a trainable ``W_k``: ``k_c = W_k e_c``."""
+    """Frozen entity embeddings of the knowledge graph, projected by a trainable ``W_k``: ``k_c = norm(W_k (e_c - mean e))``.
+
+    Centred and without bias: what all entities have in common tells nothing, and would drown the rest.
+    """
 
     def __init__(self, embeddings: Tensor, dim: int) -> None:
         super().__init__()
         self.table: Tensor
-        self.register_buffer("table", functional.normalize(embeddings.detach().float(), dim=-1))
-        self.project = nn.Linear(embeddings.shape[1], dim)
+        unit = functional.normalize(embeddings.detach().float(), dim=-1)
+        self.register_buffer("table", functional.normalize(unit - unit.mean(dim=0), dim=-1))
+        self.project = nn.Linear(embeddings.shape[1], dim, bias=False)
 
     def vocabulary(self) -> Tensor:
-        """All entities: [N, dim]."""
-        return self.project(self.table)
+        """All entities: [N, dim] of unit length."""
+        return functional.normalize(self.project(self.table), dim=-1)
 
     def of_reports(self, entities: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, n] indices with -1 = padding -> ([B, n, dim], [B, n] bool with True = padding)."""
+        """[B, n] indices with -1 = padding -> ([B, n, dim] of unit length, [B, n] bool with True = padding)."""
         pad = entities < 0
-        return self.project(self.table[entities.clamp_min(0)]), pad
+        return self.vocabulary()[entities.clamp_min(0)], pad
+
+
+class CosineAttention(nn.Module):
+    """Attention by the cosine of queries and keys over a temperature; what is read has unit length.
+
+    With a dot product over sqrt(d), inputs of unit length give logits near zero: the weights stayed uniform over the 321
+    entities through a whole training, and all queries read the same.
+    """
+
+    def __init__(self, dim: int, heads: int, temperature: float) -> None:
+        super().__init__()
+        if dim % heads:
+            raise UserError(f"{dim} is no multiple of {heads} heads", where="mlip/cvpr24/method.yaml", fix="change one")
+        self.heads, self.temperature = heads, temperature
+        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim, bias=False) for _ in range(4))
+
+    def forward(self, queries: Tensor, keys: Tensor, pad: Tensor | None = None) -> Tensor:
+        """[B, M, dim], [B or 1, N, dim], [B, N] (True = padding; no row all True) -> [B, M, dim] of unit length."""
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, x in ((self.query, queries), (self.key, keys), (self.value, keys))
+        )
+        logits = functional.normalize(q, dim=-1) @ functional.normalize(k, dim=-1).transpose(2, 3) / self.temperature
+        if pad is not None:
+            logits = logits.masked_fill(pad[:, None, None], torch.finfo(logits.dtype).min)
+        return functional.normalize(self.out((logits.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)), dim=-1)
 
 
 class WordKnowledge(nn.Module):
     """Knowledge-aware words ``u = norm(w + CrossAttn(Q=w, K=V=entities of the report))``; u = w without entities."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, temperature: float) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.attention = CosineAttention(dim, heads, temperature)
 
     def forward(self, words: Tensor, knowledge: Tensor, pad: Tensor) -> Tensor:
         """[B, W, dim] of unit length, [B, n, dim], [B, n] -> [B, W, dim] of unit length."""
         absent = pad.all(dim=1)
         # A softmax over nothing is NaN: reports without entities attend to the padding, and the result is dropped.
-        read, _ = self.attention(words, knowledge, knowledge, pad & ~absent.unsqueeze(1), need_weights=False)
-        read = read.masked_fill(absent.view(-1, 1, 1), 0)
-        return functional.normalize(words + read, dim=-1)
+        read = self.attention(words, knowledge, pad & ~absent.unsqueeze(1))
+        return functional.normalize(words + read.masked_fill(absent.view(-1, 1, 1), 0), dim=-1)
 
 
 class VocabularyAttention(nn.Module):
     """What a global feature reads from the whole entity vocabulary; it sees the vocabulary and no report."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, temperature: float) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.attention = CosineAttention(dim, heads, temperature)
 
     def forward(self, features: Tensor, vocabulary: Tensor) -> Tensor:
-        """[B, dim], [N, dim] -> [B, dim]."""
-        keys = vocabulary.unsqueeze(0)
-        return self.attention(features.unsqueeze(0), keys, keys, need_weights=False)[0].squeeze(0)
+        """[B, dim], [N, dim] -> [B, dim] of unit length."""
+        return self.attention(features.unsqueeze(1), vocabulary.unsqueeze(0)).squeeze(1)
 
 
 def report_mean(knowledge: Tensor, pad: Tensor, fallback: Tensor) -> Tensor:
-    """Mean entity of each report, ``fallback`` where it has none: [B, n, dim], [B, n], [B, dim] -> [B, dim]."""
-    count = (~pad).sum(dim=1, keepdim=True)
-    mean = knowledge.masked_fill(pad.unsqueeze(2), 0).sum(dim=1) / count.clamp_min(1)
-    return torch.where(count > 0, mean, fallback)
+    """Mean entity of each report at unit length, ``fallback`` where it has none: [B, n, dim], [B, n], [B, dim] -> [B, dim]."""
+    total = functional.normalize(knowledge.masked_fill(pad.unsqueeze(2), 0).sum(dim=1), dim=-1)
+    return torch.where(pad.all(dim=1, keepdim=True), fallback, total)
 
 
 def entity_contrast(

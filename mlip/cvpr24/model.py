@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures, entity_table
-from mlip.cvpr24.divergence import DivergenceEncoder, divergence_loss
-from mlip.cvpr24.false_negatives import knowledge_overlap, soft_info_nce, soft_targets
+from mlip.cvpr24.divergence import DivergenceEncoder, distinct_part, divergence_loss
+from mlip.cvpr24.false_negatives import finding_sets, observations_of, overlap_of, soft_info_nce, soft_targets
 from mlip.cvpr24.fusion import TuckerFusion
 from mlip.cvpr24.knowledge_alignment import (
     EntityEmbeddings,
@@ -21,12 +21,14 @@ from mlip.cvpr24.knowledge_alignment import (
     entity_contrast,
     report_mean,
 )
-from mlip.cvpr24.proxies import FusionEncoder, hard_negatives, swap_texts
+from mlip.cvpr24.proxies import FusionEncoder, draw_negatives, swap_texts
+from mlip.cvpr24.word_patch import word_patch_similarity
 from mlip.encoders.image import ImageOutput
 from mlip.encoders.text import TextOutput, aggregate_words, pool_text
 from mlip.errors import UserError
+from mlip.losses.contrastive import symmetric_ce
 from mlip.losses.prototypes import swapped_prediction
-from mlip.losses.token_alignment import clipped_weights, mgca_local, token_attention
+from mlip.losses.token_alignment import clipped_weights, token_attention
 from mlip.text.tokenisation import TokenBatch
 
 CHOICES = {
@@ -75,6 +77,10 @@ class MLIPDivergenceKnowledge(Method):
         if self.text_encoder.depth > p["bert_layers"]:
             self.text_encoder.keep_layers(p["bert_layers"])
         self.knowledge = context.knowledge
+        findings = [self.knowledge.finding_of(k) for k in range(len(self.knowledge.entities))]
+        self.observations: Tensor
+        self.register_buffer("observations", observations_of(findings), persistent=False)
+        self._says = lru_cache(maxsize=100_000)(self._said)
         image_dim, grid_dim, text_dim = self.image_encoder.dim, self.image_encoder.grid_dim, self.text_encoder.dim
         dim, hidden, heads = p["embed_dim"], p["head_hidden"], p["knowledge_heads"]
         embeddings = context.knowledge.embeddings
@@ -82,18 +88,18 @@ class MLIPDivergenceKnowledge(Method):
         self.head_v = ProjectionHead(image_dim, hidden, dim)
         self.head_t = ProjectionHead(text_dim, hidden, dim)
         if on["divergence"]:
-            self.diverge_v = DivergenceEncoder(dim, p["divergence_expansion"], p["divergence_noise"])
-            self.diverge_t = DivergenceEncoder(dim, p["divergence_expansion"], p["divergence_noise"])
+            sizes = p["divergence_expansion"], p["divergence_noise"], p["divergence_strength"]
+            self.diverge_v, self.diverge_t = DivergenceEncoder(dim, *sizes), DivergenceEncoder(dim, *sizes)
         if on["category"] or (on["local"] and p["alignment"] != "plain"):
             self.entities = EntityEmbeddings(embeddings, dim)
         if on["local"]:
             self.head_p = ProjectionHead(grid_dim, hidden, dim)
             self.head_w = ProjectionHead(text_dim, hidden, dim)
             if p["alignment"] == "knowledge-aware":
-                self.word_knowledge = WordKnowledge(dim, heads)
+                self.word_knowledge = WordKnowledge(dim, heads, p["temperature_knowledge"])
         if on["category"]:
-            self.read_v = VocabularyAttention(dim, heads)
-            self.read_t = VocabularyAttention(dim, heads)
+            self.read_v = VocabularyAttention(dim, heads, p["temperature_knowledge"])
+            self.read_t = VocabularyAttention(dim, heads, p["temperature_knowledge"])
             self.fuse_v = TuckerFusion(dim, dim, dim, p["tucker_rank"])
             self.fuse_t = TuckerFusion(dim, dim, dim, p["tucker_rank"])
             anchors = round(p["anchored_share"] * p["prototypes"])
@@ -110,21 +116,23 @@ class MLIPDivergenceKnowledge(Method):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Terms ``global``, ``augmented``, ``divergence``, ``local``, ``category``, ``itm``, ``text_swap`` (those on)."""
         on = self.components
-        image = self.image_encoder(batch.images, need_attention=on["local"] and self.image_encoder.kind == "vit")
+        image = self.image_encoder(batch.images)
         text = self.text_encoder(batch.tokens, need_attention=on["local"])
         v = functional.normalize(self.head_v(image.pooled), dim=-1)
         t = self._text_joint(text, batch.tokens)
-        overlap = self._overlap(batch)
-        terms = self._pair_terms(v, t, batch, overlap)
+        terms = self.pair_terms(v, t, batch)
         if on["local"]:
             terms["local"] = self._local(image, text, batch)
         if on["itm"] or on["text_swap"]:
-            terms |= self._proxies(image, text, v, t, batch, overlap)
+            terms |= self._proxies(image, text, v, t, batch)
         return terms
 
     def pair_terms(self, image: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Terms ``global``, ``augmented``, ``divergence``, ``category`` (those on)."""
-        return self._pair_terms(image, text, batch, self._overlap(batch))
+        terms = self._global(image, text, batch)
+        if self.components["category"]:
+            terms["category"] = self._category(image, text, batch.entities)
+        return terms
 
     def loss_weights(self) -> dict[str, float]:
         """The ``weight_*`` parameters of the components that are on."""
@@ -142,20 +150,16 @@ class MLIPDivergenceKnowledge(Method):
         """t = norm(head_t(class token, or mean word)): [B, E]."""
         return functional.normalize(self.head_t(pool_text(text, tokens, self.params["text_pooling"])), dim=-1)
 
-    def _overlap(self, batch: Batch) -> Tensor | None:
-        return knowledge_overlap(batch.entities) if self.components["soft_targets"] else None
+    def _said(self, sentence: str) -> dict[str, bool]:
+        """Findings that a sentence mentions, and whether it tells (or suspects) or denies them."""
+        return {name: how != "absent" for name, how in self.knowledge.findings(sentence).items()}
 
-    def _pair_terms(self, v: Tensor, t: Tensor, batch: Batch, overlap: Tensor | None) -> dict[str, Tensor]:
-        terms = self._global(v, t, batch, overlap)
-        if self.components["category"]:
-            terms["category"] = self._category(v, t, batch.entities)
-        return terms
-
-    def _global(self, v: Tensor, t: Tensor, batch: Batch, overlap: Tensor | None) -> dict[str, Tensor]:
+    def _global(self, v: Tensor, t: Tensor, batch: Batch) -> dict[str, Tensor]:
         """L_itc, the contrast of each modality with the other's counterpart, and "similar yet distinct"."""
         p, terms = self.params, {}
-        weight = p["soft_weight"] if overlap is not None else 0.0
-        targets = soft_targets(torch.eye(len(v), device=v.device) if overlap is None else overlap, weight)
+        targets = torch.eye(len(v), device=v.device)
+        if self.components["soft_targets"]:
+            targets = soft_targets(overlap_of(finding_sets(batch.entities, self.observations), 0.0), p["soft_weight"])
 
         def contrast(a: Tensor, b: Tensor) -> Tensor:
             both = [soft_info_nce(x, y, p["temperature_global"], targets) for x, y in ((a, b), (b, a))]
@@ -166,9 +170,21 @@ class MLIPDivergenceKnowledge(Method):
         if self.components["divergence"]:
             v_aug, t_aug = self.diverge_v(v, batch.generator), self.diverge_t(t, batch.generator)
             terms["augmented"] = contrast(v, t_aug) + contrast(v_aug, t)
-            form = (p["divergence_form"], p["divergence_low"], p["divergence_high"], p["divergence_slope"])
-            terms["divergence"] = divergence_loss(v, v_aug, *form) + divergence_loss(t, t_aug, *form)
+            terms["divergence"] = self._distinct(v, v_aug, self.diverge_v, batch) + self._distinct(
+                t, t_aug, self.diverge_t, batch
+            )
         return terms
+
+    def _distinct(self, x: Tensor, generated: Tensor, encoder: DivergenceEncoder, batch: Batch) -> Tensor:
+        """Similar yet distinct from the feature, and with another noise from this counterpart too."""
+        p = self.params
+        loss = divergence_loss(
+            x, generated, p["divergence_form"], p["divergence_low"], p["divergence_high"], p["divergence_slope"]
+        )
+        x = x.detach()
+        other = encoder(x, batch.generator)
+        cosine = (distinct_part(x, generated) * distinct_part(x, other)).sum(dim=-1)
+        return loss + functional.relu(cosine - p["divergence_repeat"]).mean()
 
     def _local(self, image: ImageOutput, text: TextOutput, batch: Batch) -> Tensor:
         """Token-knowledge-patch alignment, in the reading that ``alignment`` names."""
@@ -182,12 +198,9 @@ class MLIPDivergenceKnowledge(Method):
             )
         words = self._with_knowledge(words, batch.entities)
         assert text.attention is not None
-        word_weights = clipped_weights(aggregate_words(text.attention, batch.tokens)[0])
-        patch_weights = (
-            None if image.attention is None else clipped_weights(image.attention.mean(1)[:, 0, -patches.shape[1] :])
-        )
-        encoder: Literal["resnet", "vit"] = "resnet" if self.image_encoder.kind == "cnn" else "vit"
-        return mgca_local(patches, words, pad, word_weights, patch_weights, temperature, encoder)
+        weights = clipped_weights(aggregate_words(text.attention, batch.tokens)[0])
+        there, back = symmetric_ce(word_patch_similarity(patches, words, weights, temperature) / temperature)
+        return there + back
 
     def _words(self, hidden: Tensor, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
         summed, pad = aggregate_words(hidden, tokens)
@@ -221,7 +234,7 @@ class MLIPDivergenceKnowledge(Method):
         )
 
     def _proxies(
-        self, image: ImageOutput, text: TextOutput, v: Tensor, t: Tensor, batch: Batch, overlap: Tensor | None
+        self, image: ImageOutput, text: TextOutput, v: Tensor, t: Tensor, batch: Batch
     ) -> dict[str, Tensor]:
         """Image-text matching and text swapping; the true pairs are fused once for both."""
         p, terms, grid = self.params, {}, image.grid.flatten(1, 2)
@@ -229,11 +242,13 @@ class MLIPDivergenceKnowledge(Method):
         hidden, masks, patches = [text.hidden], [mask], [grid]
         if self.components["itm"]:
             same = batch.patients.unsqueeze(0) == batch.patients.unsqueeze(1)
-            image_of, text_of = hard_negatives(
+            hardness = p["itm_hardness"] * batch.epoch / max(batch.epochs - 1, 1)
+            image_of, text_of = draw_negatives(
                 (v @ t.T / p["temperature_global"]).detach(),
                 same,
+                overlap_of(finding_sets(batch.entities, self.observations), 1.0),
+                hardness,
                 batch.generator,
-                None if overlap is None else 1 - overlap,
             )
             hidden += [text.hidden, text.hidden[text_of]]
             masks += [mask, mask[text_of]]
@@ -247,7 +262,7 @@ class MLIPDivergenceKnowledge(Method):
             terms["itm"] = functional.cross_entropy(self.head_itm(fused), match)
         if self.components["text_swap"]:
             index, texts = swap_texts(
-                batch.reports, batch.patients, p["swap_unit"], p["swap_probability"], batch.generator
+                batch.reports, batch.patients, p["swap_unit"], p["swap_probability"], batch.generator, self._says
             )
             swapped = torch.zeros(size, dtype=torch.long, device=v.device)
             seen = fused[:size]

@@ -5,8 +5,8 @@ such a pyramid). pooled = what timm pools of the last stage before the classifie
 MGCA take layer3).
 ``vit``: plain vision transformers. pooled = class token after the last norm; grid = patch tokens after the last norm;
 attention = last block.
-Besides timm's names there are ``resnet`` and ``vit``, whose sizes are given in ``args``; those of ``vit`` may hold
-``stem_channels``, a convolutional stem instead of the linear patch embedding.
+Besides timm's names there are ``resnet`` and ``vit``, whose sizes are given in ``args``; ``vit`` may have a ``stem``, the
+first stages of a CNN instead of the linear patch embedding.
 """
 
 from __future__ import annotations

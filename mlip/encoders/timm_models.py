@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import timm
-from timm.layers import Attention, HybridEmbed
+from timm.layers import Attention
 from timm.models import get_pretrained_cfg
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
-from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
+from mlip.encoders.packaged import is_packaged, load_packaged
+from mlip.encoders.stems import stem_embedding
 from mlip.encoders.weights import load_strict
 from mlip.errors import UserError
 from mlip.study import ImageEncoderConfig
@@ -37,13 +38,16 @@ def timm_model(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: in
     where = f"encoders.{kind}"
     args = dict(config.args)
     _require_known(config, where)
+    if config.stem and config.name != "vit":
+        raise UserError(f"a stem does not fit {config.name!r}", where=f"{where}.stem", fix="name: vit")
     try:
         if config.name == "resnet":
             args.setdefault("layers", [2, 2, 2, 2])  # ResNet-18
+            args.setdefault("zero_init_last", False)  # a short training hardly opens branches that start switched off
             model: nn.Module = ResNet(BasicBlock, num_classes=0, **args)  # type: ignore[arg-type]
         elif config.name == "vit":
-            if stem := args.pop("stem_channels", None):
-                args["embed_layer"] = _conv_stem(stem, args.get("patch_size", 16), args.get("embed_dim", 768))
+            if config.stem:
+                args["embed_layer"] = stem_embedding(config.stem, args.get("patch_size", 16), hub)
             model = VisionTransformer(img_size=size, num_classes=0, **args)
         else:
             if is_fixed_size(config.name):
@@ -60,7 +64,9 @@ def timm_model(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: in
             fix="see timm.list_models() and the model's args",
         ) from None
     (_require_vit if kind == "vit" else _require_cnn)(model, config.name, size)
-    if config.pretrained and config.pretrained != "hub":
+    if config.pretrained and is_packaged(config.pretrained):
+        load_packaged(model, config.name, config.pretrained, f"{where}.pretrained")
+    elif config.pretrained and config.pretrained != "hub":
         load_strict(model, Path(config.pretrained), f"{where}.pretrained")
     return model
 
@@ -137,24 +143,3 @@ def _require_cnn(model: nn.Module, name: str, size: int) -> None:
         raise UserError(f"{name!r} is not a cnn: it has no stages of growing stride", where=where, fix=fix)
     if 16 not in reductions:
         raise UserError(f"{name!r} has no stage of stride 16", where=where, fix=fix)
-
-
-def _conv_stem(channels: list[int], patch_size: int, dim: int) -> Any:
-    """Embedding by 3x3 convolutions of stride 2 and a last 1x1, as in Xiao et al., "Early Convolutions Help Transformers
-    See Better" (NeurIPS 2021): from scratch on a few thousand films a ViT with linear patches hardly learns.
-
-    A token then sees ``2^(n+1) - 1`` pixels a side: its patch and most of the one above and the one to the left.
-    """
-    if 2 ** len(channels) != patch_size:
-        problem = f"stem_channels {channels} halve {len(channels)} times, patch_size is {patch_size}"
-        raise UserError(problem, where="encoders.vit.args", fix="give log2(patch_size) channels")
-    count = len(channels)
-    stem = ConvStem(
-        depth=count + 1, channels=(*channels, dim), kernel_size=(3,) * count + (1,), stride=(2,) * count + (1,)
-    )
-
-    def embed(img_size: int, embed_dim: int, **kwargs: Any) -> HybridEmbed:
-        kwargs.pop("patch_size")  # the stem has done it
-        return HybridEmbed(stem, img_size=img_size, embed_dim=embed_dim, proj=False, **kwargs)
-
-    return embed

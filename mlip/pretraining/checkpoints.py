@@ -46,9 +46,8 @@ def build_method(study: Study, entry: Entry, seed: int = 0) -> Method:
 
 def build_image_encoder(study: Study, entry: Entry, seed: int = 0) -> ImageEncoder:
     """A freshly initialised image encoder of the row's kind."""
-    config = study.encoders.cnn if entry.encoder == "cnn" else study.encoders.vit
     seed_everything(study.seed, "init-image", entry.training_seed(seed))
-    return ImageEncoder(config, entry.encoder, study.image_size)
+    return ImageEncoder(entry.image_config(study), entry.encoder, study.image_size)
 
 
 def load_method(study: Study, entry: Entry, seed: int) -> Method:

@@ -29,6 +29,7 @@ from mlip.methods import Entry, recipe_of
 from mlip.paths import StudyPaths
 from mlip.pretraining import provenance
 from mlip.pretraining.batches import Batches, Pairs
+from mlip.pretraining.calibration import calibrate
 from mlip.pretraining.checkpoints import build_method
 from mlip.schedules import rate
 from mlip.seeding import seed_everything
@@ -52,6 +53,8 @@ def pretrain(study: Study, entry: Entry, seed: int, fingerprint: Fingerprint) ->
     out.mkdir(parents=True, exist_ok=True)
     if not entry.manifest.trained:
         method = build_method(study, entry, seed)
+        if entry.calibrated:
+            calibrate(method.image_encoder, study)
         _export(method, out)
         _write_card(
             out,

@@ -1,0 +1,69 @@
+"""A CNN's first stages as the patch embedding of a ViT, so that a small ViT need not learn to see from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.layers import HybridEmbed
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlip.encoders.packaged import is_packaged, load_packaged
+from mlip.encoders.weights import load_strict
+from mlip.errors import UserError
+from mlip.study import StemConfig
+
+WHERE = "encoders.vit.stem"
+
+
+class CnnStem(nn.Module):
+    """The first stages of a timm EfficientNet on images enlarged ``scale`` times (bilinear)."""
+
+    def __init__(self, model: Any, stages: int, scale: int) -> None:
+        super().__init__()
+        self.conv_stem, self.bn1, self.blocks = model.conv_stem, model.bn1, model.blocks[:stages]
+        self.scale = scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] -> [B, C, S/p, S/p], p the patch size of the ViT."""
+        if self.scale > 1:
+            images = functional.interpolate(images, scale_factor=self.scale, mode="bilinear", align_corners=False)
+        out: Tensor = self.blocks(self.bn1(self.conv_stem(images)))
+        return out
+
+
+def stem_embedding(stem: StemConfig, patch_size: int, hub: bool) -> Any:
+    """``embed_layer`` of timm's VisionTransformer: the stem, then a 1x1 projection to the ViT's width.
+
+    Raises
+    ------
+    UserError : timm does not know the model, it is no EfficientNet, its stages do not end at the patch size, or its weights
+        do not fit.
+    """
+    if not timm.is_model(stem.name):
+        raise UserError(f"timm knows no model {stem.name!r}", where=WHERE, fix="see timm.list_models()")
+    model: Any = timm.create_model(stem.name, pretrained=hub and stem.pretrained == "hub", num_classes=0)
+    if not all(hasattr(model, part) for part in ("conv_stem", "bn1", "blocks")):
+        raise UserError(f"{stem.name!r} is no EfficientNet", where=WHERE, fix="name one, e.g. tf_efficientnet_lite0")
+    if stem.pretrained and is_packaged(stem.pretrained):
+        load_packaged(model, stem.name, stem.pretrained, f"{WHERE}.pretrained")
+    elif stem.pretrained and stem.pretrained != "hub":
+        load_strict(model, Path(stem.pretrained), f"{WHERE}.pretrained")
+    strides = {int(m["module"].split(".")[1]): int(m["reduction"]) for m in model.feature_info}
+    stride = max((s for block, s in strides.items() if block < stem.stages), default=2)
+    if stem.stages > len(model.blocks) or stride != patch_size * stem.scale:
+        raise UserError(
+            f"{stem.stages} stages of {stem.name} have stride {stride}, patch_size {patch_size} on images enlarged "
+            f"{stem.scale} times needs {patch_size * stem.scale}",
+            where=WHERE,
+            fix="change stages, scale or args.patch_size",
+        )
+    backbone = CnnStem(model, stem.stages, stem.scale)
+
+    def embed(img_size: int, embed_dim: int, **kwargs: Any) -> HybridEmbed:
+        # HybridEmbed counts patches on the stem's map: one cell is one patch.
+        return HybridEmbed(backbone, img_size=img_size, embed_dim=embed_dim, **{**kwargs, "patch_size": 1})
+
+    return embed
