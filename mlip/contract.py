@@ -139,11 +139,12 @@ class Method(nn.Module, ABC):
         """What detection and segmentation build on: [B, 3, H, W] normalised images -> maps [B, C, h, w], finest first.
 
         Either four maps of strides 4, 8, 16 and 32 over images whose side is a multiple of 32 (a pyramid), or one map
-        whose cells tile the image (a patch grid). Default: the stages of a ``cnn`` image encoder, the grid of a ``vit``.
+        whose cells tile the image (a patch grid). Default: the stages of an image encoder that has them (a ``cnn``, a
+        ``vit`` on a CNN's stem), else the grid.
         A method whose image features come from a network of its own, not through ``image_encoder``, must override it;
         those two tasks refuse it otherwise. Called in eval mode without gradient.
         """
-        if self.image_encoder.kind == "cnn":
+        if self.image_encoder.has_stages:
             return self.image_encoder.stages(images)
         return [self.image_encoder(images).grid.permute(0, 3, 1, 2).contiguous()]
 
@@ -167,6 +168,22 @@ class Method(nn.Module, ABC):
         (``benchmarks/analyses/false_negatives.py``). {} where a method has no such term.
         """
         return {}
+
+    def diagnostics(self, batch: Batch) -> dict[str, float]:
+        """What the method's parts do that no loss term shows, by name, for ``results/<study>/parts.md``; mostly {}.
+
+        Called in eval mode without gradient.
+        """
+        return {}
+
+    def forget_knowledge(self) -> None:
+        """Make all knowledge entities alike, in the method's buffers and weights, to see whether it uses them.
+
+        Raises
+        ------
+        NotImplementedError : a method that lists ``knowledge`` among its capabilities must say how.
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads knowledge and must override forget_knowledge")
 
     @property
     def device(self) -> torch.device:

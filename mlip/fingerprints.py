@@ -150,7 +150,7 @@ class Fingerprints:
                 study.image_size,
                 entry.encoder,
                 _values(image),
-                _given(image.pretrained),
+                [_given(given) for given in image.weights],
             ]
             settings += [_values(text), _given(text.pretrained), entry.components, entry.params]
             settings += [entry.training_seed(seed), entry.reads_knowledge]
@@ -251,7 +251,8 @@ class Fingerprints:
 def fingerprint_of_encoders(study: Study, kinds: Sequence[str], stages: bool) -> str:
     """What decides whether the encoders of a study can be built."""
     encoders = study.encoders
-    given = [_given(c.pretrained) for c in (encoders.cnn, encoders.vit, encoders.text)]
+    images = (*encoders.cnn.weights, *encoders.vit.weights)
+    given = [_given(pretrained) for pretrained in (*images, encoders.text.pretrained)]
     versions = [version(name) for name in ("timm", "torch", "transformers")]
     code = code_of(["mlip.encoders.check"])
     return f"encoders-{digest(_values(encoders), study.image_size, kinds, stages, given, versions, code)}"

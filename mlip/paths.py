@@ -24,6 +24,7 @@ class StudyPaths:
         self.cells = self.results / "cells.csv"
         self.maps = self.results / "maps"
         self.false_negatives = self.results / "false_negatives.md"
+        self.parts = self.results / "parts.md"
         self.salt = study.work / ".salt"
 
     def resolved(self, content: str) -> Path:

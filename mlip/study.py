@@ -92,9 +92,14 @@ class ImageEncoderConfig(Strict):
     stem: StemConfig | None = Field(default=None, description="`vit` only: what embeds the patches, linear without it")
 
     @property
+    def weights(self) -> list[str | None]:
+        """What ``pretrained`` says of the encoder and of its stem."""
+        return [self.pretrained, *([self.stem.pretrained] if self.stem else [])]
+
+    @property
     def has_weights(self) -> bool:
         """Whether it starts from weights that were trained on something."""
-        return bool(self.pretrained or (self.stem and self.stem.pretrained))
+        return any(self.weights)
 
     def without_weights(self) -> ImageEncoderConfig:
         """The same encoder from random weights."""
@@ -175,7 +180,7 @@ class MethodsConfig(Strict):
     variants: dict[str, VariantConfig] = Field(default_factory=dict)
 
 
-Analysis = Literal["maps", "false_negatives"]
+Analysis = Literal["maps", "false_negatives", "parts"]
 
 
 class StatisticsConfig(Strict):

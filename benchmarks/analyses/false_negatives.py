@@ -252,7 +252,7 @@ def mean_pulls(
     for number in range(BATCHES):
         rng = generator(study.seed, ANALYSIS, "batch", number)
         index = rng.choice(len(pairs.reports), min(size, len(pairs.reports)), replace=False)
-        batch = _batch(study, method, knowledge, pairs, index, number)
+        batch = pair_batch(study, method, knowledge, pairs, index, number)
         image, text = (x[index].detach().clone().requires_grad_() for x in joint)
         terms = {"plain InfoNCE": instance_loss(image, text, TEMPERATURE)}
         own = {name: weights.get(name, 1.0) * term for name, term in method.pair_terms(image, text, batch).items()}
@@ -267,9 +267,10 @@ def mean_pulls(
     return {name: list(total / np.where(counts > 0, counts, np.nan)) for name, total in totals.items()}
 
 
-def _batch(
+def pair_batch(
     study: Study, method: Method, knowledge: Knowledge | None, pairs: HeldOut, index: np.ndarray, number: int
 ) -> Batch:
+    """The pairs at ``index`` as a training batch, whole reports, films not augmented."""
     import torch
 
     from mlip.contract import Batch

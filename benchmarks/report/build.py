@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from benchmarks.analyses import false_negatives, maps
+from benchmarks.analyses import false_negatives, maps, parts
 from benchmarks.cells import Results, compute, write_cells
 from benchmarks.report import figures, leaderboard, published
 from benchmarks.report.table import metric_table, task_csv
@@ -51,6 +51,8 @@ def remove_outdated(plan: Plan) -> None:
     outdated += [path for path in paths.maps.glob("*") if path.suffix in (".png", ".csv") and path.stem not in current]
     if not false_negatives.is_current(plan):
         outdated.append(paths.false_negatives)
+    if not parts.is_current(plan):
+        outdated.append(paths.parts)
     for path in outdated:
         path.unlink(missing_ok=True)
 

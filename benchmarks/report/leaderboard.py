@@ -10,6 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from benchmarks.analyses import false_negatives, maps
+from benchmarks.analyses import parts as method_parts
 from benchmarks.cells import Results, fraction_name
 from benchmarks.report import figures, published
 from benchmarks.report.table import metric_table, task_csv
@@ -47,7 +48,7 @@ def page(plan: Plan, results: Results) -> str:
         parts.append(f"Settings and further metrics: [{folder}/{name}.md]({folder}/{name}.md)")
         if study.published:
             parts.append(published.section(plan, results, name))
-    parts += [line for line in (maps.links(plan), false_negatives.link(plan)) if line]
+    parts += [line for line in (maps.links(plan), false_negatives.link(plan), method_parts.link(plan)) if line]
     if not study.published:
         parts.append(published.NOT_COMPARABLE)
     return "\n\n".join(parts) + "\n"

@@ -233,9 +233,7 @@ class MLIPDivergenceKnowledge(Method):
             p["temperature_prototype"],
         )
 
-    def _proxies(
-        self, image: ImageOutput, text: TextOutput, v: Tensor, t: Tensor, batch: Batch
-    ) -> dict[str, Tensor]:
+    def _proxies(self, image: ImageOutput, text: TextOutput, v: Tensor, t: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Image-text matching and text swapping; the true pairs are fused once for both."""
         p, terms, grid = self.params, {}, image.grid.flatten(1, 2)
         mask = batch.tokens.attention_mask
@@ -273,6 +271,29 @@ class MLIPDivergenceKnowledge(Method):
                 seen = seen.index_copy(0, torch.tensor(index, device=v.device), changed.to(seen.dtype))
             terms["text_swap"] = functional.cross_entropy(self.head_swap(seen), swapped)
         return terms
+
+    def diagnostics(self, batch: Batch) -> dict[str, float]:
+        """Of the divergence encoders and of the image's attention over entities."""
+        told: dict[str, float] = {}
+        v = functional.normalize(self.head_v(self.image_encoder(batch.images).pooled), dim=-1)
+        if self.components["divergence"]:
+            first, second = (distinct_part(v, self.diverge_v(v, batch.generator)) for _ in range(2))
+            told["cosine of the distinct parts that two noises give"] = (first * second).sum(dim=-1).mean().item()
+            told["share of the distinct part that all patients have"] = first.mean(dim=0).square().sum().item()
+        if self.components["category"]:
+            read = self.read_v(v, self.entities.vocabulary())
+            others = (read @ read.T).fill_diagonal_(0).sum() / (len(read) * (len(read) - 1))
+            told["cosine of what two images read from the knowledge"] = others.item()
+        return told
+
+    def forget_knowledge(self) -> None:
+        """All entities, and all prototypes that are tied to them, become their mean."""
+        with torch.no_grad():
+            if hasattr(self, "entities"):
+                self.entities.table.copy_(self.entities.table.mean(dim=0, keepdim=True).expand_as(self.entities.table))
+            if self.components["category"] and len(self.prototypes.anchors):
+                anchors = self.prototypes.anchors
+                anchors.copy_(anchors.mean(dim=0, keepdim=True).expand_as(anchors))
 
     # ---- features ---------------------------------------------------------------------------------------------------
 

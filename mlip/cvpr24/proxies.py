@@ -99,9 +99,7 @@ def swap_texts(
         for j in orders[i]:
             if people[i] == people[j]:
                 continue
-            against = [
-                (s, f) for s in reports[j].sentences for f, there in says(s).items() if there != (f in told[i])
-            ]
+            against = [(s, f) for s in reports[j].sentences for f, there in says(s).items() if there != (f in told[i])]
             if not against:
                 continue
             if unit == "report":

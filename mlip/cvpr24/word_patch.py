@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def word_patch_similarity(patches: Tensor, words: Tensor, weights: Tensor, temperature: float) -> Tensor:
@@ -23,9 +21,9 @@ def word_patch_similarity(patches: Tensor, words: Tensor, weights: Tensor, tempe
     [B, B'], images in rows, in [-1, 1].
     """
     reports, longest, _ = words.shape
-    scores = torch.einsum("ipe,we->iwp", patches, words.flatten(0, 1))  # [B, B' W, P]
-    attention = (scores / temperature).softmax(dim=2)
-    # u . c = sum_p a_p (u . x_p) / |c|: the contexts are needed for their length alone.
-    length = (attention @ patches).norm(dim=2).clamp_min(1e-6)
-    cosine = (attention * scores).sum(dim=2) / length
+    scores = patches @ words.flatten(0, 1).T  # [B, P, B' W]
+    attention = (scores / temperature).softmax(dim=1)
+    # u . c = sum_p a_p (u . x_p) / |c| and |c|^2 = a' G a with the patches' Gram matrix: no context is ever formed.
+    square = (attention * ((patches @ patches.transpose(1, 2)) @ attention)).sum(dim=1)
+    cosine = (attention * scores).sum(dim=1) * square.clamp_min(1e-12).rsqrt()
     return (cosine.view(len(patches), reports, longest) * weights).sum(dim=2)

@@ -4,7 +4,8 @@
 such a pyramid). pooled = what timm pools of the last stage before the classifier; grid = stage with stride 16 (as GLoRIA and
 MGCA take layer3).
 ``vit``: plain vision transformers. pooled = class token after the last norm; grid = patch tokens after the last norm;
-attention = last block.
+attention = last block. With a ``stem`` of stride 16 its maps are a pyramid too: the stem's strides 4 and 8, the grid, and the
+grid halved (as TransUNet's skip connections, Chen et al. 2021).
 Besides timm's names there are ``resnet`` and ``vit``, whose sizes are given in ``args``; ``vit`` may have a ``stem``, the
 first stages of a CNN instead of the linear patch embedding.
 """
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from mlip.encoders.depthwise import use_small_maps
 from mlip.encoders.timm_models import is_fixed_size, timm_model
 from mlip.errors import UserError
 from mlip.study import ImageEncoderConfig
@@ -60,6 +62,7 @@ class ImageEncoder(nn.Module):
         self.input_size = config.input_size or image_size
         # Channels-last convolutions are about half again as fast on CPUs, and faster on GPUs in half precision.
         model: Any = timm_model(config, kind, self.input_size, hub).to(memory_format=torch.channels_last)
+        use_small_maps(model)
         self.model = model
         if kind == "vit":
             self.grid_size = int(model.patch_embed.grid_size[0])
@@ -99,16 +102,28 @@ class ImageEncoder(nn.Module):
         patches = tokens[:, self.model.num_prefix_tokens :]
         return ImageOutput(tokens[:, 0], patches.unflatten(1, (self.grid_size, self.grid_size)), attention)
 
+    @property
+    def has_stages(self) -> bool:
+        """Whether detection and segmentation get a pyramid from it: a CNN, or a ViT on a CNN's stem of stride 16."""
+        if self.kind == "cnn":
+            return True
+        strides = getattr(getattr(self.model.patch_embed, "backbone", None), "strides", [])
+        return self.stride == 16 and {4, 8, 16} <= set(strides) and self.grid_size % 2 == 0
+
     def stages(self, images: Tensor) -> list[Tensor]:
-        """CNN only: feature maps [B, C, H/s, W/s] of strides 4, 8, 16, 32, in that order; these four are what detection
-        and segmentation demand of a CNN. The images are taken as they are, whatever ``input_size`` says, except by
-        models built for one size.
+        """Feature maps [B, C, H/s, W/s] of strides 4, 8, 16, 32, in that order. A CNN takes the images as they are, whatever
+        ``input_size`` says, except where it is built for one size.
 
         Raises
         ------
-        UserError : the encoder is a ViT, or the model lacks one of the four.
+        UserError : the encoder is a ViT without such a stem, or the model lacks one of the four.
         """
         self.require_stages()
+        if self.kind == "vit":
+            images = self.resize(images).contiguous(memory_format=torch.channels_last)
+            levels = self.model.patch_embed.backbone.levels(images)
+            grid = self(images).grid.permute(0, 3, 1, 2)
+            return [levels[4], levels[8], grid, functional.avg_pool2d(grid, 2)]
         images = self.resize(images) if self._fixed else images
         indices = list(self._stage.values())
         maps: list[Tensor] = self.model.forward_intermediates(
@@ -117,9 +132,11 @@ class ImageEncoder(nn.Module):
         return maps
 
     def require_stages(self) -> None:
-        """Raise UserError where the encoder is a ViT, or the model lacks a stage of stride 4, 8, 16 or 32."""
-        if self.kind != "cnn":
-            raise UserError("a vit has no stages", where="encoders.vit", fix="use its grid")
+        """Raise UserError where a ViT has no such stem, or a CNN lacks a stage of stride 4, 8, 16 or 32."""
+        if not self.has_stages:
+            raise UserError("this vit has no stages", where="encoders.vit", fix="use its grid")
+        if self.kind == "vit":
+            return
         lacking = [str(s) for s in STRIDES if s not in self._stage]
         if lacking:
             raise UserError(

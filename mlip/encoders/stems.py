@@ -23,19 +23,26 @@ class CnnStem(nn.Module):
 
     def __init__(self, model: Any, stages: int, scale: int) -> None:
         super().__init__()
+        self.strides = [block_stride(model, k) for k in range(stages)]  # of the enlarged images
         self.conv_stem, self.bn1, self.blocks = model.conv_stem, model.bn1, model.blocks[:stages]
         self.scale = scale
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> [B, C, S/p, S/p], p the patch size of the ViT."""
+        return self.levels(images)[self.strides[-1]]
+
+    def levels(self, images: Tensor) -> dict[int, Tensor]:
+        """The last map of each stride (in pixels of the enlarged images): [B, 3, S, S] -> [B, C, h, w] by stride."""
         if self.scale > 1:
             images = functional.interpolate(images, scale_factor=self.scale, mode="bilinear", align_corners=False)
-        out: Tensor = self.blocks(self.bn1(self.conv_stem(images)))
-        return out
+        x, found = self.bn1(self.conv_stem(images)), {}
+        for stride, block in zip(self.strides, self.blocks, strict=True):
+            x = found[stride] = block(x)
+        return found
 
 
-def stem_embedding(stem: StemConfig, patch_size: int, hub: bool) -> Any:
-    """``embed_layer`` of timm's VisionTransformer: the stem, then a 1x1 projection to the ViT's width.
+def stem_of(stem: StemConfig, patch_size: int, hub: bool) -> CnnStem:
+    """The stem with its weights.
 
     Raises
     ------
@@ -51,19 +58,33 @@ def stem_embedding(stem: StemConfig, patch_size: int, hub: bool) -> Any:
         load_packaged(model, stem.name, stem.pretrained, f"{WHERE}.pretrained")
     elif stem.pretrained and stem.pretrained != "hub":
         load_strict(model, Path(stem.pretrained), f"{WHERE}.pretrained")
-    strides = {int(m["module"].split(".")[1]): int(m["reduction"]) for m in model.feature_info}
-    stride = max((s for block, s in strides.items() if block < stem.stages), default=2)
-    if stem.stages > len(model.blocks) or stride != patch_size * stem.scale:
+    strides = [block_stride(model, k) for k in range(len(model.blocks))]
+    stride = strides[stem.stages - 1] if stem.stages <= len(strides) else 0
+    if stride != patch_size * stem.scale:
         raise UserError(
             f"{stem.stages} stages of {stem.name} have stride {stride}, patch_size {patch_size} on images enlarged "
             f"{stem.scale} times needs {patch_size * stem.scale}",
             where=WHERE,
-            fix="change stages, scale or args.patch_size",
+            fix=f"change stages (their strides: {strides}), scale or args.patch_size",
         )
-    backbone = CnnStem(model, stem.stages, stem.scale)
+    return CnnStem(model, stem.stages, stem.scale)
+
+
+def block_stride(model: Any, block: int) -> int:
+    """Pixels between the cells of the map that ends stage ``block`` (from 0) of a timm EfficientNet."""
+    stride = model.conv_stem.stride[0]
+    for stage in model.blocks[: block + 1]:
+        for module in stage.modules():
+            if isinstance(module, nn.Conv2d):
+                stride *= module.stride[0]
+    return int(stride)
+
+
+def embed_layer(stem: CnnStem) -> Any:
+    """``embed_layer`` of timm's VisionTransformer: the stem, then a 1x1 projection to the ViT's width."""
 
     def embed(img_size: int, embed_dim: int, **kwargs: Any) -> HybridEmbed:
         # HybridEmbed counts patches on the stem's map: one cell is one patch.
-        return HybridEmbed(backbone, img_size=img_size, embed_dim=embed_dim, **{**kwargs, "patch_size": 1})
+        return HybridEmbed(stem, img_size=img_size, embed_dim=embed_dim, **{**kwargs, "patch_size": 1})
 
     return embed

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mlip.encoders.packaged import is_packaged, load_packaged
-from mlip.encoders.stems import stem_embedding
+from mlip.encoders.stems import embed_layer, stem_of
 from mlip.encoders.weights import load_strict
 from mlip.errors import UserError
 from mlip.study import ImageEncoderConfig
@@ -46,9 +46,7 @@ def timm_model(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: in
             args.setdefault("zero_init_last", False)  # a short training hardly opens branches that start switched off
             model: nn.Module = ResNet(BasicBlock, num_classes=0, **args)  # type: ignore[arg-type]
         elif config.name == "vit":
-            if config.stem:
-                args["embed_layer"] = stem_embedding(config.stem, args.get("patch_size", 16), hub)
-            model = VisionTransformer(img_size=size, num_classes=0, **args)
+            model = _own_vit(config, args, size, hub)
         else:
             if is_fixed_size(config.name):
                 args.setdefault("img_size", size)
@@ -68,6 +66,16 @@ def timm_model(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: in
         load_packaged(model, config.name, config.pretrained, f"{where}.pretrained")
     elif config.pretrained and config.pretrained != "hub":
         load_strict(model, Path(config.pretrained), f"{where}.pretrained")
+    return model
+
+
+def _own_vit(config: ImageEncoderConfig, args: dict[str, Any], size: int, hub: bool) -> VisionTransformer:
+    if config.stem is None:
+        return VisionTransformer(img_size=size, num_classes=0, **args)
+    stem = stem_of(config.stem, args.get("patch_size", 16), hub)
+    weights = {name: value.clone() for name, value in stem.state_dict().items()}
+    model = VisionTransformer(img_size=size, num_classes=0, embed_layer=embed_layer(stem), **args)
+    stem.load_state_dict(weights)  # timm's initialisation of a ViT goes over the stem's convolutions too
     return model
 
 

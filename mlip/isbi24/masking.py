@@ -29,6 +29,9 @@ def visible_mask(keep: Tensor, patches: int) -> Tensor:
 def encode_visible(encoder: ImageEncoder, images: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Run the ViT on the kept patches and its class token; each patch keeps its own positional embedding.
 
+    Where a CNN's stem embeds the patches, a token sees beyond its own: the pixels of the masked patches are set to mid-grey
+    before it, so that they tell nothing.
+
     Parameters
     ----------
     images : [B, 3, H, W]; keep : [B, K] patch indices.
@@ -37,8 +40,11 @@ def encode_visible(encoder: ImageEncoder, images: Tensor, keep: Tensor) -> tuple
     -------
     prefix : [B, 1.., D] class (and register) tokens, patches : [B, K, D] in the order of ``keep``; after the last norm.
     """
-    model = encoder.model
-    tokens = model._pos_embed(model.patch_embed(encoder.resize(images)))  # type: ignore[operator]
+    model, images = encoder.model, encoder.resize(images)
+    if encoder.config.stem and keep.shape[1] < encoder.patches:
+        shown = visible_mask(keep, encoder.patches).view(-1, 1, encoder.grid_size, encoder.grid_size)
+        images = images * functional.interpolate(shown.to(images), size=images.shape[-2:], mode="nearest")
+    tokens = model._pos_embed(model.patch_embed(images))  # type: ignore[operator]
     prefix, patches = tokens.split([model.num_prefix_tokens, encoder.patches], dim=1)  # type: ignore[list-item]
     patches = patches.gather(1, keep.unsqueeze(2).expand(-1, -1, patches.shape[2]))
     tokens = model.norm(model.blocks(model.norm_pre(torch.cat([prefix, patches], dim=1))))  # type: ignore[operator]

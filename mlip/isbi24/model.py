@@ -153,6 +153,20 @@ class MLIPMaskedLocal(Method):
             transport_distances(patches, sentences, pad[there], *settings), p["matching_temperature"]
         )
 
+    def diagnostics(self, batch: Batch) -> dict[str, float]:
+        """How far phi is from uniform, and what it makes of random masks."""
+        if not (self.components["integrity"] and self.components["masking"]):
+            return {}
+        patches = self.image_encoder.patches
+        keep = random_keep(len(batch.images), patches, self.params["keep_ratio"], batch.generator).to(
+            batch.images.device
+        )
+        sigma = self.integrity(visible_mask(keep, patches))
+        return {
+            "standard deviation of phi over positions": self.integrity.phi.std().item(),
+            "standard deviation of sigma over random masks, of its mean": (sigma.std() / sigma.mean()).item(),
+        }
+
     # ---- features ---------------------------------------------------------------------------------------------------
 
     def encode_image(self, images: Tensor) -> ImageFeatures:

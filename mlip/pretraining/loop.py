@@ -97,7 +97,7 @@ class _Training:
         )
         self.pairs = pairs
         optimizer = torch.optim.AdamW(
-            _decay_groups(method, self.recipe.weight_decay), lr=self.recipe.lr, betas=self.recipe.betas
+            _decay_groups(method, self.recipe.weight_decay), lr=self.recipe.lr, betas=self.recipe.betas, fused=True
         )
         self.method = method
         self.module, self.optimizer = self.fabric.setup(method, optimizer)

@@ -209,6 +209,16 @@ def false_negatives(study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
 
 
 @run_app.command()
+def parts(study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
+    """Whether each part of each trained method uses its input."""
+    from benchmarks.analyses.parts import fingerprint
+    from mlip.run.stages import parts as stage
+
+    plan = _plan(study, threads)
+    perform(plan, "parts", (), fingerprint(plan), lambda: stage.run(plan))
+
+
+@run_app.command()
 def tables(study: StudyFile = DEFAULT) -> None:
     """Tables and leaderboard from whatever predictions exist; works at any time."""
     from mlip.run.stages import tables as stage

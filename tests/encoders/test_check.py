@@ -92,8 +92,8 @@ def test_weights_that_do_not_fit_are_seen_before_the_run(tmp_path: Path) -> None
     cnn = config.encoders.cnn.model_dump() | {"pretrained": str(tmp_path / "w.safetensors")}
     save_file(state, tmp_path / "w.safetensors")
     check_encoders(study(cnn=cnn), ["cnn"])
-    save_file({k: v for k, v in state.items() if k != "conv1.0.weight"}, tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match=r"w\.safetensors: .*1 missing \(conv1\.0\.weight\)"):
+    save_file({k: v for k, v in state.items() if k != "conv_stem.weight"}, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"w\.safetensors: .*1 missing \(conv_stem\.weight\)"):
         check_encoders(study(cnn=cnn), ["cnn"])
 
 

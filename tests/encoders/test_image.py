@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from mlip.encoders.image import ImageEncoder
 from mlip.errors import UserError
-from mlip.study import ImageEncoderConfig
+from mlip.study import ImageEncoderConfig, StemConfig
 
 CNN = ImageEncoderConfig(name="resnet", args={"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]})
 VIT = ImageEncoderConfig(name="vit", args={"patch_size": 12, "embed_dim": 32, "depth": 2, "num_heads": 2})
@@ -73,18 +73,54 @@ def test_attention_is_the_softmax_of_scaled_products_and_timms_own() -> None:
     assert torch.allclose(attention, theirs, atol=1e-6)
 
 
-def test_a_stemmed_token_sees_a_field_of_fifteen_pixels() -> None:
-    args = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "stem_channels": [4, 8, 16]}
-    encoder = ImageEncoder(ImageEncoderConfig(name="vit", args=args), "vit", 48).eval()
-    assert encoder.patches == 36 and encoder.stride == 8
-    assert encoder(torch.rand(2, 3, 48, 48)).grid.shape == (2, 6, 6, 32)
-    images = torch.rand(1, 3, 48, 48, requires_grad=True)
-    encoder.model.patch_embed(images)[0, 2 * 6 + 3].sum().backward()  # row 2, column 3
-    assert images.grad is not None
-    seen = images.grad.abs().sum(dim=(0, 1)) > 0
-    rows, columns = seen.any(dim=1).nonzero().squeeze(1), seen.any(dim=0).nonzero().squeeze(1)
-    assert (rows[0] >= 2 * 8 - 7, rows[-1] < 3 * 8) == (True, True) and len(rows) == 15
-    assert (columns[0] >= 3 * 8 - 7, columns[-1] < 4 * 8) == (True, True) and len(columns) == 15
+LITE0 = "tf_efficientnet_lite0"
+
+
+def stemmed(stages: int = 3, scale: int = 1, pretrained: str | None = None, patch: int = 8) -> ImageEncoderConfig:
+    args = {"patch_size": patch, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    return ImageEncoderConfig(
+        name="vit", args=args, stem=StemConfig(name=LITE0, stages=stages, scale=scale, pretrained=pretrained)
+    )
+
+
+@pytest.mark.parametrize(("stages", "scale", "patch"), [(3, 1, 8), (5, 1, 16), (5, 2, 8)])
+def test_a_stem_embeds_the_patches(stages: int, scale: int, patch: int) -> None:
+    encoder = ImageEncoder(stemmed(stages, scale, patch=patch), "vit", 64).eval()
+    assert encoder.stride == patch and encoder.patches == (64 // patch) ** 2
+    images = torch.rand(2, 3, 64, 64, requires_grad=True)
+    assert encoder(images).grid.shape == (2, 64 // patch, 64 // patch, 32)
+    cell = encoder.model.patch_embed(images)[0, 1]  # first row, second column
+    (seen,) = torch.autograd.grad(cell.abs().sum(), images)
+    total = seen.abs().sum(dim=(0, 1))
+    assert total[:patch, patch : 2 * patch].mean() > total[-patch:, :patch].mean()  # in the order of the image
+
+
+def test_a_stem_starts_from_imagenet_and_the_rest_does_not() -> None:
+    torch.manual_seed(0)
+    config = stemmed(pretrained="packaged:efficientnet-lite0")
+    config.args["weight_init"] = "jax"  # which initialises every convolution it finds
+    stem = ImageEncoder(config, "vit", 64).model.patch_embed.backbone
+    cnn = ImageEncoder(ImageEncoderConfig(name=LITE0, pretrained="packaged:efficientnet-lite0"), "cnn", 64).model
+    assert torch.equal(stem.conv_stem.weight, cnn.conv_stem.weight)
+    assert torch.equal(stem.blocks[2][1].conv_dw.weight, cnn.blocks[2][1].conv_dw.weight)
+    fresh = ImageEncoder(config.without_weights(), "vit", 64).model.patch_embed.backbone
+    assert not torch.equal(fresh.conv_stem.weight, cnn.conv_stem.weight)
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        (stemmed(stages=4), "4 stages .* stride 16, patch_size 8"),
+        (stemmed(stages=3, scale=2), "stride 8, patch_size 8 on images enlarged 2 times needs 16"),
+        (stemmed(pretrained="packaged:nothing"), "no packaged weights 'nothing'"),
+        (ImageEncoderConfig(name="vit", stem=StemConfig(name="resnet18", stages=3)), "no EfficientNet"),
+        (ImageEncoderConfig(name="vit", stem=StemConfig(name="resnet5000", stages=3)), "no model 'resnet5000'"),
+        (ImageEncoderConfig(name="vit_tiny_patch16_224", stem=StemConfig(name=LITE0, stages=3)), "does not fit"),
+    ],
+)
+def test_stems_that_do_not_fit(config: ImageEncoderConfig, problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        ImageEncoder(config, "vit", 64)
 
 
 def test_input_size_is_applied_inside() -> None:
@@ -146,7 +182,7 @@ def test_building_draws_what_initialisation_draws_and_nothing_else() -> None:
     torch.manual_seed(3)
     from timm.models.resnet import BasicBlock, ResNet
 
-    model = ResNet(BasicBlock, num_classes=0, **CNN.args)  # type: ignore[arg-type]
+    model = ResNet(BasicBlock, num_classes=0, zero_init_last=False, **CNN.args)  # type: ignore[arg-type]
     assert torch.equal(torch.rand(1), after) and encoder.training
     state = encoder.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
@@ -234,7 +270,6 @@ def test_stages_say_what_they_demand() -> None:
         ("resnet18", "cnn", {"no_such": 1}, 64, "cannot build 'resnet18'.*no_such"),
         ("resnet", "cnn", {"layers": [1, 1]}, 64, "'resnet' has no stage of stride 16"),
         ("vit", "vit", {"embed_dim": 30, "num_heads": 4, "depth": 1}, 64, "encoders.vit.*divisible"),
-        ("vit", "vit", {"patch_size": 12, "stem_channels": [4, 8]}, 48, "patch_size is 12"),
         ("vit_tiny_patch16_224", "vit", {}, 56, "56 pixels are no multiple of the patch size 16"),
         ("vit", "vit", {"patch_size": 8, "img_size": 32, "embed_dim": 16, "num_heads": 2, "depth": 1}, 64, "img_size"),
         ("vit", "vit", {"class_token": False, "global_pool": "avg", "embed_dim": 16, "num_heads": 2}, 64, "class token"),

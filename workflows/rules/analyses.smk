@@ -7,6 +7,9 @@ MAPS = [str(PATHS.maps / f"{m}.{kind}") for m in MAPPED for kind in ("png", "csv
 COMPARED = false_negatives.compared_rows(PLAN)
 PAIR_PAGE = [str(PATHS.false_negatives)] if COMPARED else []
 PAIRED = bool(COMPARED) and false_negatives.is_current(PLAN)
+EXAMINED = method_parts.examined_rows(PLAN)
+PARTS_PAGE = [str(PATHS.parts)] if EXAMINED else []
+PARTED = bool(EXAMINED) and method_parts.is_current(PLAN)
 
 
 if MAPPED:
@@ -57,3 +60,31 @@ if PAIR_PAGE:
             spec=false_negatives.fingerprint(PLAN).key,
         shell:
             "python -m mlip run false-negatives --threads {threads} > {log:q} 2>&1"
+
+
+if PARTS_PAGE:
+
+    rule parts:
+        input:
+            [
+                f
+                for m in EXAMINED
+                for seed in STUDY.pretrain.seeds
+                for f in checkpoint_of(m, seed)
+            ],
+            [f for d in STUDY.pretrain.datasets for f in store_of(d)],
+            [splits_of(d, PARTED) for d in STUDY.pretrain.datasets],
+            gate(PARTED),
+            str(PATHS.tokenizer),
+            str(PATHS.knowledge),
+            anew(PARTED),
+        output:
+            page=str(PATHS.parts),
+        log:
+            f"{WORK}/logs/parts.log",
+        conda:
+            "../envs/mlip.yaml"
+        params:
+            spec=method_parts.fingerprint(PLAN).key,
+        shell:
+            "python -m mlip run parts --threads {threads} > {log:q} 2>&1"

@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 try:
     from benchmarks.analyses import false_negatives
     from benchmarks.analyses import maps as film_maps
+    from benchmarks.analyses import parts as method_parts
     from benchmarks.plan import resolve
     from mlip.errors import UserError
     from mlip.run import warm

@@ -6,6 +6,7 @@ rule tables:
         PREDICTIONS,
         MAPS,  # the leaderboard links what is there
         PAIR_PAGE,
+        PARTS_PAGE,
         anew(PLAN.is_made("tables", (), PLAN.tables())),
     output:
         leaderboard=LEADERBOARD,
