@@ -12,11 +12,20 @@ from torch.nn import functional
 
 from benchmarks.analyses.false_negatives import closeness, pair_groups
 from mlip.cvpr24.distinct import band_hinge, distribution_divergence
-from mlip.cvpr24.divergence import DivergenceEncoder, divergence_loss
-from mlip.cvpr24.false_negatives import knowledge_overlap, soft_info_nce, soft_targets
+from mlip.cvpr24.divergence import DivergenceEncoder, distinct_part, divergence_loss
+from mlip.cvpr24.false_negatives import finding_sets, observations_of, overlap_of, soft_info_nce, soft_targets
 from mlip.cvpr24.fusion import TuckerFusion
-from mlip.cvpr24.knowledge_alignment import Prototypes, VocabularyAttention, WordKnowledge, entity_contrast, report_mean
-from mlip.cvpr24.proxies import FusionEncoder, hard_negatives, swap_texts
+from mlip.cvpr24.knowledge_alignment import (
+    CosineAttention,
+    EntityEmbeddings,
+    Prototypes,
+    VocabularyAttention,
+    WordKnowledge,
+    entity_contrast,
+    report_mean,
+)
+from mlip.cvpr24.proxies import FusionEncoder, draw_negatives, swap_texts
+from mlip.cvpr24.word_patch import word_patch_similarity
 from mlip.losses.contrastive import info_nce
 from mlip.seeding import torch_generator
 from mlip.text.reports import Report, split_sentences
@@ -53,18 +62,14 @@ def test_neither_a_copy_nor_noise_is_optimal(dim: int) -> None:
 def test_the_divergence_encoder_settles_between_copy_and_noise(form: str, start: str) -> None:
     torch.manual_seed(0)
     x, draw = unit(64, 32), torch_generator("noise")
-    encoder = DivergenceEncoder(32, 4, 8)
-    with torch.no_grad():
-        last = encoder.mlp[2]
-        for parameter in last.parameters():
-            parameter.mul_(0.0 if start == "copy" else 30.0)
+    encoder = DivergenceEncoder(32, 4, 8, strength=0.01 if start == "copy" else 10.0)
 
     def cosine() -> float:
         return (x * encoder(x, draw)).sum(1).mean().item()
 
     before = cosine()
     assert before > 0.97 if start == "copy" else before < 0.4
-    optimizer = torch.optim.Adam(encoder.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(encoder.parameters(), 3e-2)
     for _ in range(150):
         loss = divergence_loss(x, encoder(x, draw), form, 0.5, 0.9, 2.0)
         optimizer.zero_grad()
@@ -75,11 +80,22 @@ def test_the_divergence_encoder_settles_between_copy_and_noise(form: str, start:
 
 def test_the_noise_drives_the_counterpart() -> None:
     torch.manual_seed(0)
-    encoder, x = DivergenceEncoder(16, 4, 8), unit(4, 16)
+    encoder, x = DivergenceEncoder(16, 4, 16, 0.8), unit(64, 16)
     one, same = (encoder(x, torch_generator("a")) for _ in range(2))
     assert torch.equal(one, same)
     assert (one - encoder(x, torch_generator("b"))).norm(dim=1).min() > 1e-2
-    torch.testing.assert_close(one.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(one.norm(dim=1), torch.ones(64))
+
+
+def test_the_distinct_part_is_no_constant_vector() -> None:
+    """A bias that is the same for everybody is taken away, however large it is."""
+    torch.manual_seed(0)
+    encoder, x = DivergenceEncoder(16, 4, 16, 0.8), unit(64, 16)
+    with torch.no_grad():
+        encoder.mlp[2].bias.add_(50.0)
+    distinct = distinct_part(x, encoder(x, torch_generator("a")))
+    torch.testing.assert_close((distinct * x).sum(1), torch.zeros(64), atol=1e-5, rtol=0)
+    assert distinct.mean(dim=0).square().sum() < 0.1
 
 
 def test_the_reference_is_not_moved() -> None:
@@ -116,7 +132,7 @@ def test_fused_features_of_different_inputs_differ() -> None:
 
 def test_words_without_entities_stay_as_they_are() -> None:
     torch.manual_seed(0)
-    layer, words = WordKnowledge(16, 4), unit(2, 5, 16)
+    layer, words = WordKnowledge(16, 4, 0.1), unit(2, 5, 16)
     knowledge = torch.randn(2, 3, 16, requires_grad=True)
     pad = torch.tensor([[False, False, True], [True, True, True]])
     out = layer(words, knowledge, pad)
@@ -131,12 +147,49 @@ def test_report_mean_and_vocabulary_attention() -> None:
     knowledge = torch.arange(12.0).reshape(2, 3, 2)
     pad = torch.tensor([[False, False, True], [True, True, True]])
     mean = report_mean(knowledge, pad, fallback=torch.full((2, 2), -1.0))
-    torch.testing.assert_close(mean, torch.tensor([[1.0, 2.0], [-1.0, -1.0]]))
+    torch.testing.assert_close(mean, torch.tensor([[2.0, 4.0], [-1.0, -1.0]]) / torch.tensor([[20**0.5], [1.0]]))
     torch.manual_seed(0)
-    layer, x, vocabulary = VocabularyAttention(8, 2), unit(3, 8), torch.randn(10, 8)
+    layer, x, vocabulary = VocabularyAttention(8, 2, 0.1), unit(3, 8), torch.randn(10, 8)
     together = layer(x, vocabulary)
     torch.testing.assert_close(together, torch.cat([layer(row[None], vocabulary) for row in x]))
     torch.testing.assert_close(together, layer(x, vocabulary.flip(0)), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_read_depends_on_the_query_and_on_the_knowledge() -> None:
+    """With a dot product over sqrt(d) the weights of unit vectors are uniform, and everybody reads the same."""
+    torch.manual_seed(0)
+    attention, x, vocabulary = CosineAttention(64, 4, 0.1), unit(20, 64), unit(321, 64, seed=1)
+    read = attention(x[:, None], vocabulary[None]).squeeze(1)
+    torch.testing.assert_close(read.norm(dim=1), torch.ones(20))
+    off = (read @ read.T)[~torch.eye(20, dtype=torch.bool)]
+    assert off.mean() < 0.8
+    assert (
+        functional.cosine_similarity(read, attention(x[:, None], vocabulary.roll(5, 0)[None] * 0 + 1).squeeze(1)).mean()
+        < 0.5
+    )
+    words, pad = unit(1, 7, 64, seed=2), torch.zeros(1, 3, dtype=torch.bool)
+    with_one, with_other = (WordKnowledge(64, 4, 0.1)(words, unit(1, 3, 64, seed=k), pad) for k in (3, 4))
+    assert functional.cosine_similarity(with_one, with_other, dim=-1).max() < 0.95
+
+
+def test_entities_are_told_from_their_common_part() -> None:
+    torch.manual_seed(0)
+    table = torch.randn(30, 8) + 20.0  # nearly one direction
+    vocabulary = EntityEmbeddings(table, 16).vocabulary()
+    off = (vocabulary @ vocabulary.T)[~torch.eye(30, dtype=torch.bool)]
+    assert off.mean().abs() < 0.2
+
+
+def test_word_patch_similarity_is_the_sum_over_words_of_attended_cosines() -> None:
+    patches, words = unit(3, 5, 8).double(), unit(2, 4, 8, seed=1).double()
+    weights = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.25, 0.25, 0.25, 0.25]]).double()
+    found = word_patch_similarity(patches, words, weights, 0.1)
+    for i, j in itertools.product(range(3), range(2)):
+        total = 0.0
+        for k in range(4):
+            context = ((words[j, k] @ patches[i].T) / 0.1).softmax(dim=0) @ patches[i]
+            total += weights[j, k].item() * functional.cosine_similarity(words[j, k], context, dim=0).item()
+        assert found[i, j].item() == pytest.approx(total, abs=1e-6)
 
 
 def test_entity_contrast_rewards_alignment_and_spares_twins() -> None:
@@ -175,46 +228,68 @@ def test_prototypes_are_anchored_to_the_knowledge() -> None:
 # ---- proxies --------------------------------------------------------------------------------------------------------
 
 
-def test_hard_negatives_are_similar_others() -> None:
+def test_negatives_differ_in_findings_and_grow_harder() -> None:
     logits = torch.zeros(4, 4)
     logits[0, 2] = logits[3, 1] = 12.0
     logits[0, 0] = 30.0
-    excluded = torch.eye(4, dtype=torch.bool)
-    images, texts = hard_negatives(logits, excluded, torch_generator("n"))
+    excluded, alike = torch.eye(4, dtype=torch.bool), torch.eye(4)
     own = torch.arange(4)
+    images, texts = draw_negatives(logits, excluded, alike, 1.0, torch_generator("n"))
     assert texts[0] == 2 and texts[3] == 1 and images[2] == 0 and images[1] == 3
     assert (images != own).all() and (texts != own).all()
-    # A false negative gets no weight, an excluded row falls back to itself.
-    down = torch.ones(4, 4)
-    down[0, 2] = 0.0
-    draws = [hard_negatives(logits, excluded, torch_generator("n", i), down)[1][0].item() for i in range(50)]
+    # At hardness 0 all are as likely, whatever the similarity says.
+    easy = [draw_negatives(logits, excluded, alike, 0.0, torch_generator("n", i))[1][0].item() for i in range(90)]
+    assert all(20 <= easy.count(k) <= 40 for k in (1, 2, 3))
+    # Who has the same findings is no negative, an excluded row falls back to itself.
+    alike[0, 2] = 1.0
+    draws = [draw_negatives(logits, excluded, alike, 1.0, torch_generator("n", i))[1][0].item() for i in range(50)]
     assert draws.count(2) < 5
-    images, texts = hard_negatives(logits, torch.ones(4, 4, dtype=torch.bool), torch_generator("n"))
+    images, texts = draw_negatives(logits, torch.ones(4, 4, dtype=torch.bool), alike, 1.0, torch_generator("n"))
     assert torch.equal(images, own) and torch.equal(texts, own)
 
 
-def test_swapped_texts_hold_one_foreign_sentence() -> None:
-    reports = [Report(sentences=[f"Finding {w} {n}" for n in ("one", "two", "three")]) for w in "abcdefgh"]
-    patients = torch.tensor([0, 1, 2, 3, 4, 5, 6, 0])
-    index, texts = swap_texts(reports, patients, "sentence", 1.0, torch_generator("swap"))
-    assert len(index) >= 5
-    for i, text in zip(index, texts, strict=True):
-        sentences = split_sentences(text)
-        foreign = [s for s in sentences if s not in reports[i].sentences]
-        assert len(sentences) == 3 and len(foreign) == 1
-        owner = next(j for j, r in enumerate(reports) if foreign[0] in r.sentences)
-        assert patients[owner] != patients[i]
-    index, texts = swap_texts(reports, patients, "report", 1.0, torch_generator("swap"))
-    assert all(not set(split_sentences(t)) & set(reports[i].sentences) for i, t in zip(index, texts, strict=True))
-    assert swap_texts(reports, patients, "sentence", 0.0, torch_generator("swap")) == ([], [])
-    again = swap_texts(reports, patients, "report", 1.0, torch_generator("swap"))
-    assert again == (index, texts)
+SAYS = {
+    "An effusion": {"effusion": True},
+    "No effusion": {"effusion": False},
+    "A mass": {"mass": True},
+    "No mass": {"mass": False},
+    "Quiet": {},
+}
 
 
-def test_a_donor_with_nothing_else_to_say_swaps_nothing() -> None:
-    reports = [Report(sentences=["No effusion", "Clear"]), Report(sentences=["clear", "no effusion"])]
+def test_swapped_sentences_contradict_the_report_and_stand_in_its_place() -> None:
+    reports = [Report(sentences=s) for s in (["Quiet", "An effusion"], ["No effusion", "Quiet"], ["A mass", "Quiet"])]
+    told = [{"effusion"}, set(), {"mass"}]
+    seen = set()
+    for trial in range(40):
+        index, texts = swap_texts(reports, torch.arange(3), "sentence", 1.0, torch_generator(trial), SAYS.__getitem__)
+        assert index == [0, 1, 2]
+        for i, text in zip(index, texts, strict=True):
+            sentences = split_sentences(text)
+            (foreign,) = [s for s in sentences if s not in reports[i].sentences]
+            ((finding, there),) = SAYS[foreign].items()
+            assert there != (finding in told[i]) and len(sentences) == 2
+            mentioned = [k for k, s in enumerate(reports[i].sentences) if finding in SAYS[s]]
+            if mentioned:  # the sentence about the same finding is gone: the text does not contradict itself
+                assert sentences[mentioned[0]] == foreign
+            seen.add((i, foreign))
+    assert {(0, "No effusion"), (0, "A mass"), (1, "An effusion"), (2, "An effusion")} <= seen
+    assert (1, "No mass") not in seen
+    index, texts = swap_texts(reports, torch.arange(3), "report", 1.0, torch_generator("r"), SAYS.__getitem__)
+    assert all(
+        not set(split_sentences(t)) - {"Quiet"} & set(reports[i].sentences) for i, t in zip(index, texts, strict=True)
+    )
+    assert swap_texts(reports, torch.arange(3), "sentence", 0.0, torch_generator("s"), SAYS.__getitem__) == ([], [])
+
+
+def test_whom_nobody_contradicts_is_not_swapped() -> None:
+    reports = [Report(sentences=["No effusion", "Quiet"]), Report(sentences=["Quiet", "No mass"])]
     for trial in range(5):
-        assert swap_texts(reports, torch.arange(2), "sentence", 1.0, torch_generator(trial)) == ([], [])
+        found = swap_texts(reports, torch.arange(2), "sentence", 1.0, torch_generator(trial), SAYS.__getitem__)
+        assert found == ([], [])
+    same = [Report(sentences=["An effusion"]), Report(sentences=["No effusion"])]
+    one_patient = torch.zeros(2, dtype=torch.int64)
+    assert swap_texts(same, one_patient, "sentence", 1.0, torch_generator("p"), SAYS.__getitem__) == ([], [])
 
 
 def test_fusion_reads_image_and_text_but_no_padding() -> None:
@@ -235,14 +310,19 @@ def test_fusion_reads_image_and_text_but_no_padding() -> None:
 # ---- false negatives ------------------------------------------------------------------------------------------------
 
 
-def test_knowledge_overlap_is_jaccard_s_index() -> None:
-    entities = torch.tensor([[0, 1, -1], [1, 4, -1], [0, 1, -1], [-1, -1, -1], [-1, -1, -1], [1, 4, 2]])
-    overlap = knowledge_overlap(entities)
-    sets = [set(row.tolist()) - {-1} for row in entities]
-    for i, j in itertools.product(range(6), repeat=2):
-        expected = 1.0 if i == j else len(sets[i] & sets[j]) / max(1, len(sets[i] | sets[j]))
-        assert overlap[i, j].item() == pytest.approx(expected)
-    assert torch.equal(knowledge_overlap(torch.full((3, 1), -1)), torch.eye(3))
+def test_overlap_is_jaccard_s_index_of_findings() -> None:
+    # Entities 0 and 3 stand for the same observation, 2 is anatomy.
+    observations = observations_of(["effusion", "mass", None, "effusion", "edema"])
+    entities = torch.tensor([[0, 1, -1], [1, 4, -1], [3, 1, 2], [2, -1, -1], [-1, -1, -1], [1, 4, 2]])
+    sets = finding_sets(entities, observations)
+    names = [{0, 1}, {1, 2}, {0, 1}, set(), set(), {1, 2}]
+    assert [set(row.nonzero().squeeze(1).tolist()) for row in sets] == names
+    for empty in (0.0, 1.0):
+        overlap = overlap_of(sets, empty)
+        for i, j in itertools.product(range(6), repeat=2):
+            union = len(names[i] | names[j])
+            expected = 1.0 if i == j else len(names[i] & names[j]) / union if union else empty
+            assert overlap[i, j].item() == pytest.approx(expected)
 
 
 def test_soft_targets_and_their_loss() -> None:
@@ -262,7 +342,8 @@ def test_soft_targets_bring_false_negatives_closer_than_plain_infonce() -> None:
     similarity = {}
     for weight in (0.0, 0.3):
         image, text = unit(12, 8).requires_grad_(), unit(12, 8, seed=1).requires_grad_()
-        targets = soft_targets(knowledge_overlap(entities), weight)
+        sets = finding_sets(entities, observations_of(list("abcd")))
+        targets = soft_targets(overlap_of(sets, 0.0), weight)
         optimizer = torch.optim.Adam([image, text], 0.05)
         for _ in range(150):
             loss = soft_info_nce(image, text, 0.1, targets) + soft_info_nce(text, image, 0.1, targets)
