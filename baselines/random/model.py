@@ -12,7 +12,7 @@ from mlip.errors import UserError
 
 
 class RandomEncoder(Method):
-    """Same encoders and initialisation as every other row at step 0, and a random linear head on each side."""
+    """The study's encoders from random weights, and a random linear head on each side."""
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)
