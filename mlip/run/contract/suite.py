@@ -39,6 +39,7 @@ CHECKS: dict[Check, str] = {
     training.check_gradients_are_finite: TRAINED,
     training.check_gradients_reach_every_parameter: TRAINED,
     training.check_losses_take_reports_without_entities: KNOWLEDGE,
+    training.check_knowledge_can_be_forgotten: KNOWLEDGE,
     features.check_image_features_have_their_shapes: ALWAYS,
     features.check_image_features_are_finite: ALWAYS,
     features.check_image_joint_is_normalised: ALWAYS,

@@ -168,6 +168,26 @@ def check_losses_take_reports_without_entities(subject: Subject) -> None:
     _demand_scalars(subject, "losses", method.losses(batch), "for reports without entities ")
 
 
+def check_knowledge_can_be_forgotten(subject: Subject) -> None:
+    """``forget_knowledge`` makes all entities alike, and some loss is then another one: the knowledge is used."""
+    method = subject.fresh().eval()
+    try:
+        with torch.no_grad():
+            before = method.losses(subject.batch(method))
+            method.forget_knowledge()
+            after = method.losses(subject.batch(method))
+    except NotImplementedError:
+        raise subject.refusal(
+            "forget_knowledge", "is not there, and the method lists `knowledge`", "override it, see mlip/contract.py"
+        ) from None
+    if all(torch.equal(before[name], after[name]) for name in before):
+        raise subject.refusal(
+            "forget_knowledge",
+            "changes no loss term",
+            "let a term read the knowledge, or take `knowledge` out of method.yaml",
+        )
+
+
 # --- how they are measured --------------------------------------------------------------------------------------------
 
 

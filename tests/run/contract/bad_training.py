@@ -128,7 +128,20 @@ class GlobalTextView(Good):
 @refused("check_losses_take_reports_without_entities", "'local' is for reports without entities nan",
          capabilities=[*EVERYTHING, "knowledge"])  # fmt: skip
 class NeedsEntities(Good):
+    def __init__(self, context):
+        super().__init__(context)
+        self.register_buffer("known", torch.ones(1))
+
     def losses(self, batch):
         linked = (batch.entities >= 0).float()
         terms = super().losses(batch)
-        return terms | {"local": terms["local"] * (linked.sum() / linked.sum())}
+        return terms | {"local": terms["local"] * (self.known.sum() * linked.sum() / linked.sum())}
+
+    def forget_knowledge(self):
+        self.known.zero_()
+
+
+@refused("check_knowledge_can_be_forgotten", "changes no loss term", capabilities=[*EVERYTHING, "knowledge"])
+class DeafToKnowledge(Good):
+    def forget_knowledge(self):
+        pass

@@ -118,6 +118,7 @@ def test_checks_follow_the_capabilities() -> None:
     everything, nothing = names(), names(capabilities=[], trained=False)
     assert everything == {c.__name__ for c in CHECKS} - {
         "check_losses_take_reports_without_entities",
+        "check_knowledge_can_be_forgotten",
         "check_maps_are_listed",
     }
     assert not [n for n in nothing if "losses" in n or "gradients" in n or "text_features" in n or "similarity" in n]
