@@ -76,7 +76,8 @@ def method_folders() -> dict[str, Path]:
 
 def entries(study: Study) -> tuple[dict[str, Entry], dict[str, str]]:
     """The rows of a study by name, discovered folders first, then the variants; and the rows of broken folders with what
-    is wrong with them, so that one folder does not stop the others.
+    is wrong with them, so that one folder does not stop the others. Without ``methods.include``, the row of the pretrained
+    encoder itself is there only where the study's encoder is pretrained.
 
     Raises
     ------
@@ -103,12 +104,21 @@ def entries(study: Study) -> tuple[dict[str, Entry], dict[str, str]]:
             manifests[method] = _sound_manifest(folders[method], study.pretrain.recipe)
         except UserError as error:
             faults[method] = str(error)
+    if config.include is None:  # nobody has asked for these rows by name
+        asked = {n: v for n, v in asked.items() if n in config.variants or not _lacks_weights(study, manifests.get(n))}
     rows = {
         name: _entry(study, name, variant, folders[variant.method], manifests[variant.method])
         for name, variant in asked.items()
         if variant.method in manifests
     }
     return rows, {name: faults[variant.method] for name, variant in asked.items() if variant.method in faults}
+
+
+def _lacks_weights(study: Study, manifest: Manifest | None) -> bool:
+    """Whether a row is the pretrained encoder itself in a study whose encoder starts from random weights."""
+    if manifest is None or manifest.start != "pretrained":
+        return False
+    return not getattr(study.encoders, manifest.encoders.prefers).has_weights
 
 
 def _sound_manifest(folder: Path, tier: str) -> Manifest:
@@ -144,7 +154,7 @@ def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manife
         raise UserError(
             f"{name} is the study's {encoder} before any training on films, which must be pretrained to be worth a row",
             where=f"study {study.study}: encoders.{encoder}",
-            fix=f"set `pretrained`, or list {name} under methods.exclude",
+            fix=f"set `pretrained`, or take {name} out of methods",
         )
     if unknown := set(variant.components) - set(manifest.components):
         raise UserError(

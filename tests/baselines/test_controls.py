@@ -9,7 +9,7 @@ import torch
 from mlip.errors import UserError
 from mlip.methods import entries
 from mlip.pretraining import calibration
-from mlip.study import ImageEncoderConfig, Study, load_study
+from mlip.study import ImageEncoderConfig, MethodsConfig, Study, load_study
 from tests.conftest import ROOT
 from tests.methods import build
 
@@ -35,7 +35,8 @@ def test_an_imagenet_row_needs_weights() -> None:
         update={"encoders": study.encoders.model_copy(update={"cnn": ImageEncoderConfig(name="resnet")})}
     )
     with pytest.raises(UserError, match=r"encoders\.cnn: imagenet .* must be pretrained"):
-        entries(bare)
+        entries(bare.model_copy(update={"methods": MethodsConfig(include=["imagenet"])}))
+    assert "imagenet" not in entries(bare.model_copy(update={"methods": MethodsConfig()}))[0]
 
 
 def test_a_thumbnail_is_the_mean_grey_of_its_cells() -> None:

@@ -253,7 +253,7 @@ def test_stages_say_what_they_demand() -> None:
     encoder = ImageEncoder(dilated, "cnn", 64)
     with pytest.raises(UserError, match=r"no stage of stride 32; detection and segmentation need 4, 8, 16 and 32"):
         encoder.stages(torch.rand(1, 3, 64, 64))
-    with pytest.raises(UserError, match="a vit has no stages"):
+    with pytest.raises(UserError, match="this vit has no stages"):
         ImageEncoder(VIT, "vit", 48).stages(torch.rand(1, 3, 48, 48))
 
 
