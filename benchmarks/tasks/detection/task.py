@@ -139,9 +139,11 @@ class _Data:
 def _train_and_detect(
     job: EvalJob, data: _Data, features: FrozenFeatures, fraction: int, draw: int
 ) -> list[ImageBoxes]:
+    import torch
+
     from benchmarks.tasks.detection.model import Detector, build_retinanet
     from benchmarks.tasks.shared.dense.protocol import at_fraction
-    from benchmarks.tasks.shared.dense.training import draw_batches, fit
+    from benchmarks.tasks.shared.dense.training import draw_batches, fit, report, validation_rows
 
     protocol: DetectionProtocol = job.protocol
     train = data.rows.train(fraction, draw)
@@ -158,21 +160,28 @@ def _train_and_detect(
     seed_everything(*names, "head")
     net = build_retinanet(features.maps, protocol, len(data.categories)).to(job.device)
     detector = Detector(net, features.maps, job.study.image_size)
-    features.prepare(np.concatenate(batches))
+    val = data.rows.part("val")
+    few = validation_rows(val, data.positive[val], protocol.validation_images, generator(job.study.seed, "val", job.dataset))
 
+    def loss_of(rows: np.ndarray) -> torch.Tensor:
+        return detector.loss(features.batch(rows), [data.truth[row] for row in rows])
+
+    @torch.no_grad()
     def validate() -> float:
-        rows = data.rows.part("val")
-        return data.score(_detect(detector, features, rows), rows)
+        if protocol.validation_images is None:
+            return data.score(_detect(detector, features, val), val)
+        return -loss_of(few).item()
 
-    fit(
+    fitted = fit(
         net,
-        lambda rows: detector.loss(features.batch(rows), [data.truth[row] for row in rows]),
+        loss_of,
         batches,
         protocol,
         fraction,
-        protocol.epoch(fraction, len(train)),
+        protocol.spacing(fraction, len(train)),
         validate if protocol.selection == "best_val" else None,
     )
+    report(job, fraction, draw, fitted)
     return _detect(detector, features, data.test)
 
 

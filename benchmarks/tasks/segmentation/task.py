@@ -124,7 +124,7 @@ def _train_and_count(job: EvalJob, data: _Data, features: FrozenFeatures, fracti
     from benchmarks.tasks.segmentation.losses import FocalDice
     from benchmarks.tasks.segmentation.model import Segmenter, pixel_counts
     from benchmarks.tasks.shared.dense.protocol import at_fraction
-    from benchmarks.tasks.shared.dense.training import draw_batches, fit
+    from benchmarks.tasks.shared.dense.training import draw_batches, fit, report, validation_rows
 
     protocol: SegmentationProtocol = job.protocol
     train = data.rows.train(fraction, draw)
@@ -141,7 +141,8 @@ def _train_and_count(job: EvalJob, data: _Data, features: FrozenFeatures, fracti
     seed_everything(*names, "decoder")
     model = Segmenter(features.maps, protocol, job.study.image_size).to(job.device)
     criterion = FocalDice(protocol)
-    features.prepare(np.concatenate(batches))
+    val = data.rows.part("val")
+    few = validation_rows(val, data.positive(val), protocol.validation_images, generator(job.study.seed, "val", job.dataset))
 
     def truth(rows: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(data.masks(rows)).to(job.device)
@@ -151,11 +152,12 @@ def _train_and_count(job: EvalJob, data: _Data, features: FrozenFeatures, fracti
 
     @torch.no_grad()
     def validate() -> float:
-        losses = [(len(chunk), loss_of(chunk).item()) for chunk in _chunks(data.rows.part("val"))]
+        losses = [(len(chunk), loss_of(chunk).item()) for chunk in _chunks(few)]
         return -float(np.average([loss for _, loss in losses], weights=[count for count, _ in losses]))
 
-    epoch = protocol.epoch(fraction, len(train))
-    fit(model, loss_of, batches, protocol, fraction, epoch, validate if protocol.selection == "best_val" else None)
+    spacing = protocol.spacing(fraction, len(train))
+    validated = validate if protocol.selection == "best_val" else None
+    report(job, fraction, draw, fit(model, loss_of, batches, protocol, fraction, spacing, validated))
     features.prepare(data.test)
     with torch.no_grad():
         counts = [

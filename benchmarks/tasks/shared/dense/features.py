@@ -64,7 +64,7 @@ class MethodMaps:
         return self.method.feature_maps(images)
 
     def _demand_encoder(self, images: Tensor) -> None:
-        if self.method.image_encoder.kind == "cnn":
+        if self.method.image_encoder.has_stages:
             require_stages(self.method.image_encoder, images.shape[-1])
         if not uses_image_encoder(self.method, images):
             raise UserError(

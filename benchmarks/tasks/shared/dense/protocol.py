@@ -27,11 +27,19 @@ class DenseProtocol(Protocol):
     optimiser: Literal["adamw"] = "adamw"
     weight_decay: float = Field(ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Literal["constant", "cosine"]
+    schedule: Literal["constant", "cosine", "plateau"] = Field(
+        description="of the rate. plateau: constant, a tenth after the first `patience` readings without improvement, the end "
+        "after the second"
+    )
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the iterations with linearly rising rate")
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
     selection: Literal["last", "best_val"] = Field(description="which weights are tested")
-    patience: int | None = Field(None, gt=0, description="best_val: epochs without improvement before stopping")
+    patience: int | None = Field(None, gt=0, description="best_val: readings without improvement before stopping")
+    validate_every: int | None = Field(None, gt=0, description="best_val: iterations between two readings; null: an epoch")
+    validation_images: int | None = Field(
+        None, gt=0, description="best_val: the loss is read on so many films of the validation part, the same for all rows "
+        "and fractions; null: the task's score on all of them"
+    )  # fmt: skip
     balanced: list[str] = Field(
         default_factory=list, description="readers whose batches hold as many positive as negative images"
     )
@@ -44,6 +52,8 @@ class DenseProtocol(Protocol):
             value = getattr(self, key)
             if isinstance(value, dict) and 100 not in value:
                 raise ValueError(f"{key} has no entry for 100 %")
+        if self.schedule == "plateau" and not (self.selection == "best_val" and self.patience and self.validate_every):
+            raise ValueError("schedule `plateau` needs selection `best_val`, patience and validate_every")
         return self
 
     def length(self, fraction: int, images: int) -> int:
@@ -52,6 +62,10 @@ class DenseProtocol(Protocol):
             return at_fraction(self.iterations, fraction)
         assert self.epochs is not None
         return self.epochs * self.epoch(fraction, images)
+
+    def spacing(self, fraction: int, images: int) -> int:
+        """Iterations between two readings of the validation."""
+        return self.validate_every or self.epoch(fraction, images)
 
     def epoch(self, fraction: int, images: int) -> int:
         """Iterations of one pass over ``images`` images."""

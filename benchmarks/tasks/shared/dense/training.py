@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.tasks.shared.dense.protocol import DenseProtocol, at_fraction
+from benchmarks.tasks.shared.task import EvalJob
 from mlip.errors import UserError
+from mlip.log import logger
 from mlip.schedules import rate
 
 
@@ -43,21 +46,29 @@ def _passes(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarra
     return np.concatenate([rng.permutation(rows) for _ in range(repeats)])[:count]
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """How a training went."""
+
+    losses: list[float]  # of every iteration
+    stopped: bool  # whether it ended by itself, before the maximum
+
+
 def fit(
     model: nn.Module,
     loss_of: Callable[[np.ndarray], Tensor],
     batches: list[np.ndarray],
     protocol: DenseProtocol,
     fraction: int,
-    epoch: int,
+    spacing: int,
     validate: Callable[[], float] | None = None,
-) -> list[float]:
-    """Train the parameters of ``model`` that have a gradient; returns the loss of every iteration.
+) -> Fitted:
+    """Train the parameters of ``model`` that have a gradient, on at most ``batches``.
 
     Parameters
     ----------
     loss_of : training rows of one iteration -> scalar loss.
-    epoch : iterations between two validations.
+    spacing : iterations between two validations.
     validate : a score of the model in eval mode, higher = better; used with ``selection: best_val`` only.
 
     Raises
@@ -66,14 +77,17 @@ def fit(
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
-        trained, lr=at_fraction(protocol.lr, fraction), weight_decay=protocol.weight_decay, betas=protocol.betas
+        trained, lr=at_fraction(protocol.lr, fraction), weight_decay=protocol.weight_decay, betas=protocol.betas, fused=True
     )
     rising = round(protocol.warmup * len(batches))
+    shape = "constant" if protocol.schedule == "plateau" else protocol.schedule
+    drop = 1.0
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: rate(step, len(batches), rising, protocol.schedule)
+        optimiser, lambda step: drop * rate(step, len(batches), rising, shape)
     )
     keeper = _Best(model, protocol.patience) if protocol.selection == "best_val" and validate is not None else None
     history: list[float] = []
+    stopped = False
     model.train()
     for step, rows in enumerate(batches):
         loss = loss_of(rows)
@@ -90,15 +104,45 @@ def fit(
         optimiser.step()
         scheduler.step()
         history.append(loss.item())
-        if keeper is not None and validate is not None and ((step + 1) % epoch == 0 or step + 1 == len(batches)):
+        if keeper is not None and validate is not None and ((step + 1) % spacing == 0 or step + 1 == len(batches)):
             model.eval()
-            if keeper.enough(validate()):
+            enough = keeper.enough(validate())
+            if enough and protocol.schedule == "plateau" and drop == 1.0:
+                # A lower rate goes on from the best weights: the plateau may be the rate's.
+                drop, keeper.waited, enough = 0.1, 0, False
+                model.load_state_dict(keeper.state)
+            if enough:
+                stopped = step + 1 < len(batches)
                 break
             model.train()
     if keeper is not None:
         model.load_state_dict(keeper.state)
     model.eval()
-    return history
+    return Fitted(history, stopped)
+
+
+def report(job: EvalJob, fraction: int, draw: int, fitted: Fitted) -> None:
+    """Into the job's log: how long a head was trained, and whether it ended by itself."""
+    how = "ended by itself" if fitted.stopped else "reached the protocol's maximum"
+    logger.info(
+        "%s %s seed %d, %d %% draw %d: %d iterations, %s",
+        job.dataset,
+        job.method,
+        job.seed,
+        fraction,
+        draw,
+        len(fitted.losses),
+        how,
+    )
+
+
+def validation_rows(rows: np.ndarray, positive: np.ndarray, most: int | None, rng: np.random.Generator) -> np.ndarray:
+    """At most ``most`` of the validation rows, half of them positive where there are enough; ascending."""
+    if most is None or len(rows) <= most:
+        return rows
+    ones, zeros = (rng.permutation(rows[which]) for which in (positive, ~positive))
+    count = min(len(ones), max(most // 2, most - len(zeros)))
+    return np.sort(np.concatenate([ones[:count], zeros[: most - count]]))
 
 
 class _Best:
