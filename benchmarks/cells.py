@@ -341,7 +341,7 @@ def _unranked(methods: dict[str, statistics.Estimate], labels: str) -> str:
         why.append("there is one pre-training seed, so that how far another training would differ is unknown")
     if any(np.isnan(v.draws) for v in variances):
         why.append(f"there is one draw of the labels at {labels}, so that how far another would differ is unknown")
-    return "; ".join(why) or "the metric is not defined in enough resamples"
+    return "; ".join(why) or "fewer than two patients carry the metric, or it is not defined in enough resamples"
 
 
 def write_cells(cells: pd.DataFrame, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.cells import Column, Results
+from benchmarks.cells import Column, Results, fraction_name
 from benchmarks.scores import statistics
 
 if TYPE_CHECKING:
@@ -50,10 +50,12 @@ def standings(results: Results, level: float) -> Standings:
     would give is unknown there. Pre-training seeds go through all columns, so that a lucky training counts once.
     """
     counted, left_out = [], {}
+    tasks = {block.task_name: block.task for block in results.blocks}
     for column in main_columns(results):
         why = _no_vote(column)
         if why:
-            left_out[f"{column.task} {column.dataset} at {column.fraction}"] = why
+            labels = fraction_name(tasks[column.task], column.fraction)
+            left_out[f"{column.task} {column.dataset} {labels}".strip()] = why
         else:
             counted.append(column)
     votes = Counter(c.task for c in counted)

@@ -74,6 +74,7 @@ def cell_text(cell: Any, column: Column, notes: dict[str, str]) -> str:
         return f"{cell['status']} [{notes.setdefault(reason, letter(len(notes)))}]"
     text = f"{100 * cell['value']:.1f}"
     interval = f" [{100 * cell['ci_low']:.1f}, {100 * cell['ci_high']:.1f}]"
+    interval = " [no interval]" if pd.isna(cell["ci_low"]) else interval  # fewer than two patients carry it
     text = f"**{text}**" if column.bold(str(cell.name)) else text
     return text + interval + ("" if pd.isna(cell["rank"]) else f" ({rank_text(cell['rank'], cell['rank_high'])})")
 

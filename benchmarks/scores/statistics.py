@@ -55,12 +55,26 @@ class Draws:
     def scaled(self, factor: float) -> Draws:
         return Draws(factor * self.values, factor * self.replicates, factor**2 * self.both, self.drawn)
 
-    def variance(self) -> tuple[float, float]:
-        """What the choice of labels adds to the variance of the mean (NaN: one draw), and the mean square behind it."""
+    def part(self, least: float = 0.0, freedom: float = 0.0) -> Part:
+        """What the choice of labels adds to the variance of the mean; its mean square counts as ``least`` at least."""
         if not self.drawn:
-            return 0.0, 0.0
+            return Part(0.0, 0.0, 0.0)
         raw, noise = _between(self.values, self.replicates)
-        return float(np.maximum(0.0, raw - noise - self.both)), raw
+        return Part.above(float(np.maximum(raw, least)), noise + self.both, max(freedom, len(self.values) - 1))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A source's part in the variance of a mean, the mean square behind it and its degrees of freedom; NaN if unknown."""
+
+    variance: float
+    raw: float
+    freedom: float
+
+    @classmethod
+    def above(cls, raw: float, noise: float, freedom: float) -> Part:
+        """The part of a mean square that ``noise`` does not account for."""
+        return cls(float(np.maximum(0.0, raw - noise)), raw, freedom)  # NaN stays NaN
 
 
 @dataclass(frozen=True)
@@ -96,7 +110,8 @@ class Estimate:
 
     @property
     def variance(self) -> Variance:
-        return _sum(self.replicates.mean(axis=0), self.units, [ALONE.part(self)], self.draws)
+        draws = [d.part() for d in self.draws]
+        return _sum(self.replicates.mean(axis=0), self.units, [ALONE.seeds(self)], draws)
 
 
 def _between(values: np.ndarray, replicates: np.ndarray) -> tuple[float, float]:
@@ -108,19 +123,16 @@ def _between(values: np.ndarray, replicates: np.ndarray) -> tuple[float, float]:
     return float(values.var(ddof=1)) / number, float(np.nanmean(moved.var(axis=0, ddof=1))) / number
 
 
-def _sum(
-    replicates: np.ndarray, units: int, seeds: Sequence[tuple[float, float, float]], draws: Sequence[Draws]
-) -> Variance:
-    """Add the sources. ``seeds``: (variance, mean square behind it, its degrees of freedom) of each method."""
+def _sum(replicates: np.ndarray, units: int, seeds: Sequence[Part], draws: Sequence[Part]) -> Variance:
+    """Add the sources; ``replicates`` [R] are the resamples of the patients."""
     kept = replicates[np.isfinite(replicates)]
     enough = units > 1 and len(kept) > 1
     patients = float(kept.var(ddof=1)) * units / (units - 1) if enough else float("nan")
-    by_draw = [(*d.variance(), len(d.values) - 1) for d in draws]
-    parts = [(patients, units - 1), *((raw, free) for _, raw, free in [*seeds, *by_draw])]
-    weight = sum(raw**2 / free for raw, free in parts if np.isfinite(raw) and free > 0 and raw > 0)
-    all_seeds, all_draws = sum(s[0] for s in seeds), sum(d[0] for d in by_draw)
-    total = float(np.nansum([patients, all_seeds, all_draws]))
-    return Variance(patients, all_draws, all_seeds, total**2 / weight if weight > 0 else float("inf"))
+    parts = [Part(patients, patients, units - 1), *seeds, *draws]
+    weight = sum(part.raw**2 / part.freedom for part in parts if part.freedom > 0 and part.raw > 0)
+    by_seed, by_draw = sum(part.variance for part in seeds), sum(part.variance for part in draws)
+    total = float(np.nansum([patients, by_seed, by_draw]))
+    return Variance(patients, by_draw, by_seed, total**2 / weight if weight > 0 else float("inf"))
 
 
 def estimate(
@@ -190,31 +202,46 @@ def confidence(found: Estimate, level: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Pool:
-    """The variance between trainings, over all methods of a column.
+    """The variance between trainings, and between label draws, over all methods of a column.
 
     With two or three seeds a method's own variance is hardly known: by luck it comes out far too small, and tests as far
     out in the tail as Holm's adjustment asks for go wrong. In comparisons it therefore counts as no smaller than the mean
     over the methods, with the degrees of freedom of all of them. A method that varies more than the others keeps its own.
+    The same holds for what a draw of labels does to two methods differently: the mean square of methods by draws.
     """
 
-    variance: float = 0.0  # of one training
+    between: float = 0.0  # variance of one training
     freedom: float = 0.0
+    by_draw: tuple[
+        tuple[float, float], ...
+    ] = ()  # of each of an estimate's draws: variance of a mean difference, freedom
 
     @classmethod
     def of(cls, found: Iterable[Estimate]) -> Pool:
-        several = [e for e in found if e.seeded and len(e.seeds) > 1]
+        methods = list(found)
+        several = [e for e in methods if e.seeded and len(e.seeds) > 1]
         freedom = sum(len(e.seeds) - 1 for e in several)
         squares = sum(float(e.seeds.var(ddof=1)) * (len(e.seeds) - 1) for e in several)
-        return cls(squares / freedom, freedom) if freedom else cls()
+        by_draw = []
+        for draws in zip(*(e.draws for e in methods), strict=True):
+            values = np.stack([d.values for d in draws])
+            free = (values.shape[0] - 1) * (values.shape[1] - 1)
+            rest = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
+            by_draw.append((2 * float((rest**2).sum()) / free / values.shape[1] if free else 0.0, float(free)))
+        return cls(squares / freedom if freedom else 0.0, freedom, tuple(by_draw))
 
-    def part(self, one: Estimate) -> tuple[float, float, float]:
-        """(variance that seeds add to the mean, mean square behind it, degrees of freedom) of a method."""
+    def seeds(self, one: Estimate) -> Part:
+        """What the seeds of a method add to the variance of its mean."""
         if not one.seeded:
-            return 0.0, 0.0, 0.0
+            return Part(0.0, 0.0, 0.0)
         raw, noise = _between(one.seeds, one.replicates)
         number = len(one.seeds)
-        raw = float(np.maximum(raw, self.variance / number))  # NaN stays NaN
-        return float(np.maximum(0.0, raw - noise)), raw, max(self.freedom, number - 1)
+        raw = float(np.maximum(raw, self.between / number))  # NaN stays NaN
+        return Part.above(raw, noise, max(self.freedom, number - 1))
+
+    def draws(self, both: Sequence[Draws]) -> list[Part]:
+        """What the draws add to the variance of a difference."""
+        return [d.part(*least) for d, least in zip(both, self.by_draw or [(0.0, 0.0)] * len(both), strict=True)]
 
 
 ALONE = Pool()
@@ -242,8 +269,8 @@ def difference(a: Estimate, b: Estimate, pool: Pool = ALONE) -> Difference:
     """The paired difference: patients and draws in common, seeds apart."""
     draws = [x - y for x, y in zip(a.draws, b.draws, strict=True)]
     replicates = a.replicates.mean(axis=0) - b.replicates.mean(axis=0)
-    seeds = [pool.part(a), pool.part(b)]
-    return Difference(a.value - b.value, _sum(replicates, min(a.units, b.units), seeds, draws))
+    seeds = [pool.seeds(a), pool.seeds(b)]
+    return Difference(a.value - b.value, _sum(replicates, min(a.units, b.units), seeds, pool.draws(draws)))
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
