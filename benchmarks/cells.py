@@ -37,8 +37,9 @@ COLUMNS = [
     "status", "reason", "seconds", "rank", "rank_high", "above_controls",
 ]  # fmt: skip
 ORACLE = "oracle"  # a control of this name is a ceiling; every other control is to be beaten
-# The control that a scaled value starts from where chance has no exact value: it sees no film, but knows the training set.
-FLOORS = {"map": "prior-box", "dice": "mean-mask"}
+# The control that a scaled value starts from where chance has no exact value, by the column that holds what is there to be
+# found: it sees no film, but knows the training set.
+FLOORS = {"n_truth": "prior-box", "truth": "mean-mask"}
 FLOOR_WITH_EMPTY = "empty-mask"  # of a Dice that gives an empty prediction 1 on films without the finding
 
 
@@ -318,16 +319,17 @@ def _column(
     floor, floor_of = support.chance, "chance"
     if floor is None:
         empty = spec.args.get("empty") == "one_if_empty"
-        floor_of = FLOOR_WITH_EMPTY if empty else FLOORS.get(spec.key, "")
+        reads = METRICS[spec.key].columns
+        floor_of = FLOOR_WITH_EMPTY if empty else next((FLOORS[c] for c in reads if c in FLOORS), "")
         floor = estimates[floor_of].value if floor_of in estimates else float("nan")
     ceiling = estimates[ORACLE].value if ORACLE in estimates else 1.0
     parts = np.array([(v.patients, v.draws, v.seeds) for v in (e.variance for e in methods.values())]).reshape(-1, 3)
     total = np.nansum(parts)
-    shares = parts.sum(axis=0) / total if total > 0 else np.full(3, np.nan)
+    patients, by_draw, by_seed = (parts.sum(axis=0) / total if total > 0 else np.full(3, np.nan)).tolist()
     return Column(
         block.task_name, block.protocol_name, block.dataset, spec.title, fraction, main, ranking,
         _unranked(methods, fraction_name(block.task, fraction)) if not ranking.ranks else "",
-        above, floor, floor_of, ceiling, support.positives, tuple(map(float, shares)), estimates,
+        above, floor, floor_of, ceiling, support.positives, (patients, by_draw, by_seed), estimates,
     )  # fmt: skip
 
 

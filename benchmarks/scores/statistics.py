@@ -165,16 +165,16 @@ def mean_of(estimates: Sequence[Estimate], weights: Sequence[float], shift: floa
 
     Resample r of every estimate must draw the same patients where the test sets are the same.
     """
-    first = estimates[0]
+    parts = list(zip(weights, estimates, strict=True))
     return Estimate(
-        sum(w * e.value for w, e in zip(weights, estimates, strict=True)) + shift,
-        sum(w * e.seeds for w, e in zip(weights, estimates, strict=True)) + shift,
-        sum(w * e.replicates for w, e in zip(weights, estimates, strict=True)) + shift,
-        tuple(d.scaled(w) for w, e in zip(weights, estimates, strict=True) for d in e.draws),
+        sum(w * e.value for w, e in parts) + shift,
+        np.sum([w * e.seeds for w, e in parts], axis=0) + shift,
+        np.sum([w * e.replicates for w, e in parts], axis=0) + shift,
+        tuple(d.scaled(w) for w, e in parts for d in e.draws),
         min(e.units for e in estimates),
-        first.seeded,
+        estimates[0].seeded,
         bounded=False,
-    )  # fmt: skip
+    )
 
 
 def confidence(found: Estimate, level: float) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from scipy import stats
 
 FEW = 20  # positives below which an interval is marked
 _BY_CLASS = {"auroc", "average_precision", "f1"}  # carried by the rarer class
-_PRESENT = {"map": "n_truth", "dice": "truth"}  # carried by what is there to be found
+_PRESENT = ("n_truth", "truth")  # columns of what is there to be found, in detection and segmentation
 
 
 def positives(frame: pd.DataFrame) -> dict[str, int]:
@@ -18,7 +18,7 @@ def positives(frame: pd.DataFrame) -> dict[str, int]:
     if "y" in frame:
         found = frame.loc[frame["y"] == 1].groupby("label")["image_id"].nunique()
         return {str(label): int(found.get(label, 0)) for label in sorted(frame["label"].unique())}
-    column = next((c for c in ("n_truth", "truth") if c in frame), None)
+    column = next((c for c in _PRESENT if c in frame), None)
     if column is None:
         return {}
     there = frame[frame[column] > 0]
@@ -35,7 +35,7 @@ def carriers(key: str, frame: pd.DataFrame, patients: np.ndarray, args: dict[str
     if key in _BY_CLASS:
         table = pd.DataFrame({"label": frame["label"].to_numpy(), "y": frame["y"].to_numpy(), "who": patients})
         return int(table.groupby(["label", "y"])["who"].nunique().min())
-    column = _PRESENT.get(key)
+    column = next((c for c in _PRESENT if c in frame), None)
     if column is None or args.get("empty") == "one_if_empty":
         return len(np.unique(patients))
     return len(np.unique(patients[frame[column].to_numpy() > 0]))
