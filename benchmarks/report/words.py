@@ -59,9 +59,10 @@ def how_to_read(study: Study) -> str:
         f"({study.statistics.bootstrap} bootstrap resamples), label draws and seeds, each estimated apart; the line *Variance* "
         "says what share each has, `?` where there is one seed or one draw and nothing is known.",
         "- Ranks: two methods are told apart where a test of their difference, paired in patients and draws, is significant after "
-        f"Holm's adjustment for all pairs of the column: in a column of equal methods any pair is told apart with a probability of {wrong}. "
+        f"Holm's adjustment for all pairs of the column: where all methods of a column are equal, the chance that any pair is told apart is {wrong}. "
         "`1–3` means that no more than this can be said: ranks 1 to 3. A higher value never has a worse rank.",
-        "- **Bold**: no method is separably better, and the method is separably better than EVERY control of the column.",
+        "- **Bold**: neither this method nor one of a higher value is separably worse than another, and it is separably better than EVERY "
+        "control of the column.",
         "- Smallest separable gap: the smallest difference between two methods that was separable, and how many pairs were.",
         "- Controls stand below the line and take no rank. A row in which nothing depends on the seed is evaluated once.",
         f"- Labels with fewer than {FEW} positive test images are marked **few**: their intervals are wide and less sure.",
