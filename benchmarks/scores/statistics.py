@@ -56,11 +56,12 @@ class Draws:
         return Draws(factor * self.values, factor * self.replicates, factor**2 * self.both, self.drawn)
 
     def part(self, least: float = 0.0, freedom: float = 0.0) -> Part:
-        """What the choice of labels adds to the variance of the mean; its mean square counts as ``least`` at least."""
+        """What the choice of labels adds to the variance of the mean; ``least``, ``freedom``: see :func:`_at_least`."""
         if not self.drawn:
             return Part(0.0, 0.0, 0.0)
         raw, noise = _between(self.values, self.replicates)
-        return Part.above(float(np.maximum(raw, least)), noise + self.both, max(freedom, len(self.values) - 1))
+        raw, freedom = _at_least(raw, len(self.values) - 1, least, freedom)
+        return Part.above(raw, noise + self.both, freedom)
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,17 @@ def _between(values: np.ndarray, replicates: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     moved = replicates - values[:, None]
     return float(values.var(ddof=1)) / number, float(np.nanmean(moved.var(axis=0, ddof=1))) / number
+
+
+def _at_least(raw: float, own: float, least: float, freedom: float) -> tuple[float, float]:
+    """A mean square with ``own`` degrees of freedom, or the common one where that is larger; and the degrees it then has.
+
+    Above the common one they fall with the squared ratio of the two from all towards its own: simulated, this holds the
+    error rate where one method varies four times as much as five others, which all or none of them does not.
+    """
+    if np.isnan(raw) or raw > least:
+        return raw, own + max(0.0, freedom - own) * (0.0 if np.isnan(raw) else (least / raw) ** 2)
+    return least, max(freedom, own)
 
 
 def _sum(replicates: np.ndarray, units: int, seeds: Sequence[Part], draws: Sequence[Part]) -> Variance:
@@ -206,8 +218,8 @@ class Pool:
 
     With two or three seeds a method's own variance is hardly known: by luck it comes out far too small, and tests as far
     out in the tail as Holm's adjustment asks for go wrong. In comparisons it therefore counts as no smaller than the mean
-    over the methods, with the degrees of freedom of all of them. A method that varies more than the others keeps its own.
-    The same holds for what a draw of labels does to two methods differently: the mean square of methods by draws.
+    over the methods, with the degrees of freedom of all of them. A method that varies more keeps its own, and the more it
+    stands out, the fewer degrees of freedom of the others. The same holds for what a draw of labels does to two methods differently: the mean square of methods by draws.
     """
 
     between: float = 0.0  # variance of one training
@@ -235,9 +247,8 @@ class Pool:
         if not one.seeded:
             return Part(0.0, 0.0, 0.0)
         raw, noise = _between(one.seeds, one.replicates)
-        number = len(one.seeds)
-        raw = float(np.maximum(raw, self.between / number))  # NaN stays NaN
-        return Part.above(raw, noise, max(self.freedom, number - 1))
+        raw, freedom = _at_least(raw, len(one.seeds) - 1, self.between / len(one.seeds), self.freedom)
+        return Part.above(raw, noise, freedom)
 
     def draws(self, both: Sequence[Draws]) -> list[Part]:
         """What the draws add to the variance of a difference."""
