@@ -7,7 +7,7 @@ STUDY ?= twin
 CORES ?= all
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help env tables test test-all bench lint types lock clean
+.PHONY: help env tables test test-all bench coverage lint types lock clean
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
 
@@ -29,6 +29,9 @@ test-all: env   ## the tests, the slow ones too
 
 bench: env      ## measured speed, as ratios against a stated alternative
 	$(BIN)/python -m benchmarks.speed
+
+coverage: env   ## how often intervals and comparisons are right, on simulated studies; written into docs/tables.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage
 
 lint: env       ## ruff, import-linter, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

@@ -3,7 +3,8 @@
 A cell is one number of a table: task, protocol, data set, metric, label fraction, method. Every expected cell has a
 row, whatever became of it: ``ok``, ``failed`` (it or what it is made from), ``stale`` (there is one, of other code or another
 configuration), ``skipped`` (the method cannot do this) or ``pending``, with the reason. A cell needs all its seeds and draws:
-a mean over the seeds that survived would flatter a method.
+a mean over the seeds that survived would flatter a method. A row in which nothing depends on the pre-training seed (a
+task's own control, or ``seeded: false``) has one, and a variance between seeds of 0.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from benchmarks.failures import reason_of_failure
 from benchmarks.scores import statistics
 from benchmarks.scores.metrics import METRICS
 from benchmarks.scores.predictions import Predictions, read_predictions
+from benchmarks.scores.support import carriers, chance, positives
 from benchmarks.scores.weighted import Undefined
 from benchmarks.tasks.shared.task import MetricSpec, Task
 from mlip.errors import UserError
@@ -31,9 +33,14 @@ if TYPE_CHECKING:
 
 COLUMNS = [
     "task", "protocol", "dataset", "metric", "method", "seed_count", "draw_count", "fraction",
-    "value", "ci_low", "ci_high", "n_test", "status", "reason", "seconds", "rank",
+    "value", "ci_low", "ci_high", "se_patients", "se_draws", "se_seeds", "n_test", "positives",
+    "status", "reason", "seconds", "rank", "rank_high", "above_controls",
 ]  # fmt: skip
-ORACLE = "oracle"  # the control that is a ceiling; every other control is a floor
+ORACLE = "oracle"  # a control of this name is a ceiling; every other control is to be beaten
+# The control that a scaled value starts from where chance has no exact value, by the column that holds what is there to be
+# found: it sees no film, but knows the training set.
+FLOORS = {"n_truth": "prior-box", "truth": "mean-mask"}
+FLOOR_WITH_EMPTY = "empty-mask"  # of a Dice that gives an empty prediction 1 on films without the finding
 
 
 def fraction_name(task: Task, fraction: int) -> str:
@@ -55,9 +62,22 @@ class Column:
     fraction: int
     main: bool  # the task's first metric
     ranking: statistics.Ranking
-    above_controls: dict[str, bool]  # method -> separably better than every untrained encoder (rows of status control)
-    floor: float  # best control that is no oracle, NaN if none is there
+    unranked: str  # why nothing is ranked, "" where it is
+    above_controls: dict[str, bool]  # method -> separably better than EVERY control but the oracle
+    floor: float  # what a scaled value of 0 is, NaN if its control is not there
+    floor_of: str  # "chance", or the control's name
     ceiling: float  # the oracle control, or 1
+    positives: dict[str, int]  # test images per label
+    shares: tuple[float, float, float]  # of the methods' variance: patients, draws, seeds (NaN: unknown)
+    estimates: dict[str, statistics.Estimate]  # of all rows
+
+    @property
+    def key(self) -> tuple[str, str, str, str, int]:
+        return self.task, self.protocol, self.dataset, self.metric, self.fraction
+
+    def bold(self, method: str) -> bool:
+        """Whether no method is separably better and the method is separably better than every control."""
+        return method in self.ranking.leaders and self.above_controls.get(method, False)
 
 
 @dataclass(frozen=True)
@@ -89,7 +109,8 @@ def compute(plan: Plan) -> Results:
         records += new_records
         columns += new_columns
     cells = pd.DataFrame(records, columns=COLUMNS)
-    return Results(cells.astype({"rank": "Int64", "n_test": "Int64"}), columns, list(plan.blocks), older)
+    whole = dict.fromkeys(("rank", "rank_high", "n_test", "positives"), "Int64")
+    return Results(cells.astype({**whole, "above_controls": "boolean"}), columns, list(plan.blocks), older)
 
 
 @dataclass
@@ -185,7 +206,7 @@ def _compute_block(plan: Plan, block: Block, older: dict[str, OlderCode]) -> tup
                 )
     patients = pd.Index([])
     weights = np.zeros((0, 0), dtype=np.float32)
-    names = (study.seed, "bootstrap", block.task_name, block.dataset)
+    names = (study.seed, "bootstrap", block.dataset)  # tasks on one test set draw the same patients
     replicates = study.statistics.bootstrap
     for e in there:
         if e.status == "ok":  # in the order of the test set, not of the ids, whose hashes differ between machines
@@ -196,44 +217,70 @@ def _compute_block(plan: Plan, block: Block, older: dict[str, OlderCode]) -> tup
     records, columns = [], []
     for index, spec in enumerate(block.specs):
         for fraction, draws in block.plan.items():
-            draw_weights = statistics.multiplicities(len(draws), replicates, generator(*names, "draws"), fewer=1)
             estimates: dict[str, statistics.Estimate] = {}
             reasons: dict[str, str] = {}
+            support = _Support()
             for row in block.rows:
                 if loaded[row.name].status == "ok":
-                    seed_weights = statistics.multiplicities(
-                        len(row.seeds), replicates, generator(*names, "seeds", row.name), fewer=1
-                    )
                     try:
-                        values, resampled = _evaluate(loaded[row.name], spec, fraction, draws, patients, weights)
+                        estimates[row.name] = _evaluate(
+                            loaded[row.name], block, row, spec, fraction, draws, patients, weights, support
+                        )
                     except Undefined as error:
                         reasons[row.name] = f"{spec.title}: {error}"
-                    else:
-                        estimates[row.name] = statistics.combine(
-                            values, resampled, seed_weights, draw_weights, study.statistics.level
-                        )
-            column = _column(study, block, spec, fraction, index == 0, estimates)
-            ranked = [r.name for r in block.rows if r.name in estimates and not r.control]
-            ranks = dict(zip(ranked, column.ranking.ranks, strict=True))
+            lost = [r.name for r in block.rows if r.name not in estimates and loaded[r.name].status != "skipped"]
+            column = _column(study, block, spec, fraction, index == 0, estimates, lost, support)
             columns.append(column)
             for row in block.rows:
-                e, estimate = loaded[row.name], estimates.get(row.name)
-                undefined = e.status == "ok" and estimate is None
+                e = loaded[row.name]
+                undefined = e.status == "ok" and row.name not in estimates
                 records.append({
                     "task": block.task_name, "protocol": block.protocol_name, "dataset": block.dataset, "metric": spec.title,
                     "method": row.name, "seed_count": len(row.seeds), "draw_count": len(draws), "fraction": fraction,
-                    "value": estimate.value if estimate else np.nan, "ci_low": estimate.low if estimate else np.nan,
-                    "ci_high": estimate.high if estimate else np.nan, "n_test": len(reference) if e.status == "ok" else None,
+                    "n_test": len(reference) if e.status == "ok" else None,
                     "status": "failed" if undefined else e.status, "reason": reasons[row.name] if undefined else e.reason,
-                    "seconds": e.seconds, "rank": ranks.get(row.name),
+                    "seconds": e.seconds, **_numbers(column, row.name, study.statistics.level),
                 })  # fmt: skip
     return records, columns
 
 
+def _numbers(column: Column, row: str, level: float) -> dict[str, Any]:
+    """What a cell with a value has beside the others."""
+    if row not in column.estimates:
+        return {}
+    found = column.estimates[row]
+    variance = found.variance
+    low, high = statistics.confidence(found, level)
+    best, worst = column.ranking.ranks.get(row, (None, None))
+    return {
+        "value": found.value, "ci_low": low, "ci_high": high,
+        **{f"se_{source}": np.sqrt(getattr(variance, source)) for source in ("patients", "draws", "seeds")},
+        "positives": min(column.positives.values(), default=None), "rank": best, "rank_high": worst,
+        "above_controls": column.above_controls.get(row),
+    }  # fmt: skip
+
+
+@dataclass
+class _Support:
+    """What a column rests on; the same for every row, whose test images are the same."""
+
+    positives: dict[str, int] = field(default_factory=dict)
+    units: int = 0
+    chance: float | None = None
+
+
 def _evaluate(
-    found: _Evaluations, spec: MetricSpec, fraction: int, draws: list[int], patients: pd.Index, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The metric [S, D] and its resamples [S, D, R]."""
+    found: _Evaluations,
+    block: Block,
+    row: Row,
+    spec: MetricSpec,
+    fraction: int,
+    draws: list[int],
+    patients: pd.Index,
+    weights: np.ndarray,
+    support: _Support,
+) -> statistics.Estimate:
+    """The cell of a row, from the metric [S, D] and its resamples [S, D, R]."""
     metric = METRICS[spec.key]
     shape = (len(found.files), len(draws))
     values, resampled = np.empty(shape), np.empty((*shape, weights.shape[1]))
@@ -241,34 +288,67 @@ def _evaluate(
         units = patients.get_indexer(file.patients)[file.patient]
         for d, draw in enumerate(draws):
             rows = file.groups[fraction, draw]
-            values[s, d], resampled[s, d] = metric.resample(file.frame.take(rows), units[rows], weights, spec.args)
-    return values, resampled
+            frame = file.frame.take(rows)
+            values[s, d], resampled[s, d] = metric.resample(frame, units[rows], weights, spec.args)
+            if not support.units:
+                support.positives = positives(frame)
+                support.units = carriers(spec.key, frame, units[rows], spec.args)
+                support.chance = chance(spec.key, frame, spec.args)
+    seeded = row.entry is not None and row.entry.manifest.seeded
+    drawn = bool(block.task.fraction_unit) and not (block.task.fraction_unit == "%" and fraction == 100)
+    return statistics.estimate(values, resampled, support.units, seeded=seeded, drawn=drawn)
 
 
 def _column(
-    study: Study, block: Block, spec: MetricSpec, fraction: int, main: bool, estimates: dict[str, statistics.Estimate]
+    study: Study,
+    block: Block,
+    spec: MetricSpec,
+    fraction: int,
+    main: bool,
+    estimates: dict[str, statistics.Estimate],
+    lost: list[str],
+    support: _Support,
 ) -> Column:
     level = study.statistics.level
-    methods = [r.name for r in block.rows if not r.control and r.name in estimates]
-    untrained = [r.name for r in block.rows if r.control and r.entry is not None and r.name in estimates]
-    floors = [estimates[r.name].value for r in block.rows if r.control and r.name != ORACLE and r.name in estimates]
-    ranking = statistics.tied_ranks(
-        [estimates[m].value for m in methods], [estimates[m].replicates for m in methods], level
-    )
-    above = {
-        m: all(statistics.better(estimates[m].replicates, estimates[c].replicates, level) for c in untrained)
-        for m in methods
-        if untrained
-    }
+    methods = {r.name: estimates[r.name] for r in block.rows if not r.control and r.name in estimates}
+    against = [r.name for r in block.rows if r.control and r.name != ORACLE]
+    there = {name: estimates[name] for name in against if name in estimates}
+    ranking = statistics.rank(methods, level)
+    complete = not set(lost) & set(against)  # a control that failed may have been the best
+    above = statistics.above_all(methods, there, level) if complete else {}
+    floor, floor_of = support.chance, "chance"
+    if floor is None:
+        empty = spec.args.get("empty") == "one_if_empty"
+        reads = METRICS[spec.key].columns
+        floor_of = FLOOR_WITH_EMPTY if empty else next((FLOORS[c] for c in reads if c in FLOORS), "")
+        floor = estimates[floor_of].value if floor_of in estimates else float("nan")
     ceiling = estimates[ORACLE].value if ORACLE in estimates else 1.0
+    parts = np.array([(v.patients, v.draws, v.seeds) for v in (e.variance for e in methods.values())]).reshape(-1, 3)
+    total = np.nansum(parts)
+    patients, by_draw, by_seed = (parts.sum(axis=0) / total if total > 0 else np.full(3, np.nan)).tolist()
     return Column(
-        block.task_name, block.protocol_name, block.dataset, spec.title, fraction, main,
-        ranking, above, max(floors, default=float("nan")), ceiling,
+        block.task_name, block.protocol_name, block.dataset, spec.title, fraction, main, ranking,
+        _unranked(methods, fraction_name(block.task, fraction)) if not ranking.ranks else "",
+        above, floor, floor_of, ceiling, support.positives, (patients, by_draw, by_seed), estimates,
     )  # fmt: skip
+
+
+def _unranked(methods: dict[str, statistics.Estimate], labels: str) -> str:
+    """Why nothing can be ranked."""
+    variances = [e.variance for e in methods.values()]
+    if not variances:
+        return ""
+    why = []
+    if any(np.isnan(v.seeds) for v in variances):
+        why.append("there is one pre-training seed, so that how far another training would differ is unknown")
+    if any(np.isnan(v.draws) for v in variances):
+        why.append(f"there is one draw of the labels at {labels}, so that how far another would differ is unknown")
+    return "; ".join(why) or "fewer than two patients carry the metric, or it is not defined in enough resamples"
 
 
 def write_cells(cells: pd.DataFrame, path: Path) -> None:
     """``cells.csv``: numbers with six decimals, seconds with one."""
-    rounded = cells.round({"value": 6, "ci_low": 6, "ci_high": 6, "seconds": 1})
+    six = ("value", "ci_low", "ci_high", "se_patients", "se_draws", "se_seeds")
+    rounded = cells.round({**dict.fromkeys(six, 6), "seconds": 1})
     path.parent.mkdir(parents=True, exist_ok=True)
     rounded.to_csv(path, index=False)

@@ -11,10 +11,12 @@ from tabulate import tabulate
 
 from benchmarks.analyses import false_negatives, maps
 from benchmarks.analyses import parts as method_parts
-from benchmarks.cells import Results, fraction_name
+from benchmarks.cells import Column, Results, fraction_name
 from benchmarks.report import figures, published
-from benchmarks.report.table import metric_table, task_csv
+from benchmarks.report.standing import Standings, complete, main_columns, standings
+from benchmarks.report.table import metric_table, rank_text
 from benchmarks.report.words import describe, how_to_read, older_code, row_name
+from benchmarks.scores.statistics import confidence
 from mlip.pretraining.checkpoints import read_card
 from mlip.study import Study
 
@@ -54,78 +56,71 @@ def page(plan: Plan, results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main_cells(results: Results) -> pd.DataFrame:
-    """What the mean rank is taken over: the first metric under the first protocol of each task, at every fraction.
-
-    The columns of ``cells.csv`` with ``floor``, ``ceiling`` and ``scaled``, and ``above`` (the method is separably better
-    than every untrained encoder; None where there is none to compare with).
-    """
-    first: dict[str, str] = {}
-    for block in results.blocks:
-        first.setdefault(block.task_name, block.protocol_name)
-    tables = pd.concat([task_csv(results, name) for name in first], ignore_index=True)
-    mains = {
-        (c.task, c.protocol, c.dataset, c.metric, c.fraction): c
-        for c in results.columns
-        if c.main and c.protocol == first[c.task]
-    }
-    keys = list(zip(*(tables[k] for k in ("task", "protocol", "dataset", "metric", "fraction")), strict=True))
-    tables["above"] = [
-        mains[key].above_controls.get(method) if key in mains else None
-        for key, method in zip(keys, tables["method"], strict=True)
-    ]
-    return tables[[key in mains for key in keys]]
-
-
 def overview(plan: Plan, results: Results) -> str:
-    """One line per method, the lowest mean rank first; methods that are controls below."""
-    cells, costs = main_cells(results), cost(plan).set_index("method")
-    tops = {b.task_name: max(b.plan) for b in results.blocks}
-    tasks = {b.task_name: b for b in reversed(results.blocks)}  # the first block of each
-    order = list(plan.study.tasks)
-    lines: list[tuple[tuple[bool, float], list[str]]] = []
+    """One line per method, the highest standing first; below, rows that lack cells, and methods that are controls."""
+    found = standings(results, plan.study.statistics.level)
+    costs = cost(plan).set_index("method")
+    tops = top_columns(results)
+    groups: dict[str, list[tuple[float, list[str]]]] = {"": [], "*Without all cells*": [], "*Controls*": []}
     for row in results.blocks[0].rows:
         if row.entry is None and not row.fault:
             continue
-        own = cells[cells["method"] == row.name]
-        ranks = own["rank"].dropna().astype(float)
-        mean = float(ranks.mean()) if len(ranks) else float("inf")
         about = [row.entry.encoder, row.entry.manifest.status] if row.entry else ["", "broken"]
-        line = [row_name(row, results), *about, *_summary(row, own, ranks)]
-        line += [_top(own[(own["task"] == name) & (own["fraction"] == tops[name])]) for name in order]
-        lines.append(((row.control, mean), [*line, _cost_text(costs.loc[row.name]) if row.entry else ""]))
-    lines.sort(key=lambda item: item[0])
+        line = [row_name(row, results), *about, _standing_text(plan, found, row), _above_text(results, row)]
+        line += [_top(results, group, row) for group in tops.values()]
+        line.append(_cost_text(costs.loc[row.name]) if row.entry else "")
+        there = complete(results, row)
+        group = "*Controls*" if row.control else "" if there else "*Without all cells*"
+        value = found.estimates[row.name].value if row.name in found.estimates else float("-inf")
+        groups[group].append((-value, line))
+    head = ["method", "encoder", "status", "standing", "above every control", *tops, "pre-training"]
     body: list[list[str]] = []
-    for (control, _), line in lines:
-        if control and "*Controls*" not in [b[0] for b in body]:
-            body.append(["*Controls*", *[""] * (len(line) - 1)])
-        body.append(line)
-    head = ["method", "encoder", "status", "mean rank", "above untrained", "scaled"]
-    head += [f"{tasks[name].task.title} {fraction_name(tasks[name].task, tops[name])}".strip() for name in order]
-    return tabulate(body, headers=[*head, "pre-training"], tablefmt="github", disable_numparse=True)
+    for title, lines in groups.items():
+        if lines and title:
+            body.append([title, *[""] * (len(head) - 1)])
+        body += [line for _, line in sorted(lines, key=lambda item: item[0])]
+    return tabulate(body, headers=head, tablefmt="github", disable_numparse=True)
 
 
-def _summary(row: Row, own: pd.DataFrame, ranks: pd.Series) -> list[str]:
-    """Mean rank, cells above the untrained encoders, mean of the scaled values."""
-    values = own["scaled"].dropna()
-    middle = f"{values.mean():.2f}" if len(values) else ""
-    if row.control:
-        return ["", "", middle]
-    compared = own["above"].dropna()
-    above = f"{int(compared.astype(bool).sum())} of {len(compared)}" if len(compared) else ""
-    return [
-        f"{ranks.mean():.2f} ({len(ranks)} of {len(own)} cells)" if len(ranks) else f"(0 of {len(own)} cells)",
-        above,
-        middle,
-    ]
+def top_columns(results: Results) -> dict[str, list[Column]]:
+    """Main columns at each task's most labels, by heading; one for each metric, as no mean is taken over two."""
+    blocks = {b.task_name: b for b in reversed(results.blocks)}  # the first block of each task
+    found: dict[str, list[Column]] = {}
+    for column in main_columns(results):
+        block = blocks[column.task]
+        if column.fraction == max(block.plan):
+            labels = fraction_name(block.task, column.fraction)
+            found.setdefault(f"{block.task.title}: {column.metric} {labels}".strip(), []).append(column)
+    return found
 
 
-def _top(cells: pd.DataFrame) -> str:
+def _standing_text(plan: Plan, found: Standings, row: Row) -> str:
+    """ "**42** [38, 46] (1–2)" """
+    if row.name not in found.estimates:
+        return ""
+    estimate = found.estimates[row.name]
+    low, high = confidence(estimate, plan.study.statistics.level)
+    text = f"{100 * estimate.value:.1f}"
+    text = f"**{text}**" if found.bold(row.name) else text
+    ranks = found.ranking.ranks.get(row.name)
+    return f"{text} [{100 * low:.1f}, {100 * high:.1f}]" + (f" ({rank_text(*ranks)})" if ranks else "")
+
+
+def _above_text(results: Results, row: Row) -> str:
+    """In how many main columns, of those where that can be said, a method is above every control."""
+    said = [c.above_controls[row.name] for c in main_columns(results) if row.name in c.above_controls]
+    return f"{sum(said)} of {len(said)}" if said else ""
+
+
+def _top(results: Results, columns: list[Column], row: Row) -> str:
     """Mean over data sets, or what keeps it from being there."""
-    missing = cells.loc[cells["status"] != "ok", "status"]
-    if len(missing):
-        return "/".join(sorted(missing.unique()))
-    return f"{100 * cells['value'].mean():.1f}"
+    if all(row.name in c.estimates for c in columns):
+        return f"{100 * np.mean([c.estimates[row.name].value for c in columns]):.1f}"
+    keys = {c.key for c in columns}
+    own = results.cells[results.cells["method"] == row.name]
+    cells = zip(*(own[k] for k in ("task", "protocol", "dataset", "metric", "fraction")), strict=True)
+    missing = {status for key, status in zip(cells, own["status"], strict=True) if key in keys and status != "ok"}
+    return "/".join(sorted(missing))
 
 
 def _cost_text(card: Any) -> str:
@@ -137,9 +132,12 @@ def _cost_text(card: Any) -> str:
 
 
 def overview_notes(study: Study, results: Results) -> str:
-    cells = main_cells(results)
-    done = int((cells["status"] == "ok").sum())
-    budget = study.pretrain
+    columns = main_columns(results)
+    done, budget = sum(len(c.estimates) for c in columns), study.pretrain
+    cells = sum(
+        len(b.rows) for c in columns for b in results.blocks if (b.task_name, b.protocol_name, b.dataset) == c.key[:3]
+    )
+    found = standings(results, study.statistics.level)
     shared = [
         f"recipe `{budget.recipe}`",
         f"{budget.epochs} epochs" if budget.epochs else "epochs of the recipe",
@@ -147,17 +145,21 @@ def overview_notes(study: Study, results: Results) -> str:
         f"{len(budget.seeds)} seed{'s' if len(budget.seeds) > 1 else ''}",
     ]
     protocols = ", ".join(f"{name} `{config.protocols[0]}`" for name, config in study.tasks.items())
+    floors = ", ".join(dict.fromkeys(c.floor_of for c in found.counted))
     lines = [
-        f"- {done} of {len(cells)} main cells (controls included) are computed; all cells: "
+        f"- {done} of {cells} main cells (controls included) are computed; all cells: "
         f"[{study.study}/cells.csv]({study.study}/cells.csv).",
-        "- Mean rank: over the cells of each task's first metric at every fraction and data set, under its first protocol "
-        f"({protocols}). A method is ranked in the cells it has; how many these are stands beside it.",
-        "- Above untrained: in how many of these cells the method is separably better than every untrained encoder.",
-        "- Scaled: mean over these cells of (value − best control) / (ceiling − best control); 0 is what the controls "
-        "reach, 1 the oracle control or a perfect score.",
-        "- Task columns: the first metric, mean over the task's data sets, at the most labels.",
+        "- Standing: mean of (value − floor) / (1 − floor) in percent, over the first metric of each task under its first protocol "
+        f"({protocols}), at every data set and fraction; each task has one vote. The floor is {floors or 'not there yet'}. "
+        "Its interval and ranks are made as in the tables below. Rows without all these cells have none and stand apart.",
+        "- Above every control: in how many of these columns the method is separably better than each control.",
+        "- Task columns: mean over the task's data sets of one metric, at the most labels.",
         f"- Pre-training budget: {', '.join(shared)}. Measured times: [{study.study}/cost.md]({study.study}/cost.md).",
     ]
+    named: dict[str, list[str]] = {}
+    for name, why in found.left_out.items():
+        named.setdefault(why, []).append(name)
+    lines += [f"- No vote in the standing: {', '.join(names)} ({why})." for why, names in named.items()]
     return "\n".join(lines)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
 from benchmarks.cells import Column, Results, fraction_name
 from benchmarks.report.words import letter, row_name
+from benchmarks.scores.support import FEW
 
 if TYPE_CHECKING:
     from benchmarks.plan import Block, Row
@@ -27,7 +28,7 @@ def metric_table(results: Results, blocks: Sequence[Block], index: int) -> str:
         k: g.set_index("method")
         for k, g in results.cells.groupby(["task", "protocol", "dataset", "metric", "fraction"])
     }
-    columns = {(c.task, c.protocol, c.dataset, c.metric, c.fraction): c for c in results.columns}
+    columns = {c.key: c for c in results.columns}
     notes: dict[str, str] = {}
     head = ["method", *(f"{k[2]} {k[3]} {fraction_name(b.task, k[4])}".strip() for b, k in keys)]
     lines: list[list[str]] = []
@@ -38,12 +39,32 @@ def metric_table(results: Results, blocks: Sequence[Block], index: int) -> str:
         lines.append([row_name(row, results), *(cell_text(cells[k].loc[row.name], columns[k], notes) for _, k in keys)])
         previous = row
     lines.append(["*Smallest separable gap*", *(gap_text(columns[k]) for _, k in keys)])
+    lines.append(["*Variance: patients / draws / seeds*", *(shares_text(columns[k]) for _, k in keys)])
     text = tabulate(lines, headers=head, tablefmt="github", disable_numparse=True)
-    tests = {b.dataset: cells[k]["n_test"].dropna() for b, k in keys}
-    sizes = ", ".join(f"{dataset} {int(n.iloc[0])}" for dataset, n in tests.items() if len(n))
-    below = [f"Test images: {sizes}."] if sizes else []
+    below = [size_text(b.dataset, cells[k], columns[k]) for b, k in keys]
+    below = [f"Test images (positives): {'; '.join(dict.fromkeys(filter(None, below)))}."] if any(below) else []
+    below += unranked_text([(f"{k[2]} {fraction_name(b.task, k[4])}".strip(), columns[k]) for b, k in keys])
     below += ["\n".join(f"- [{mark}] {reason}" for reason, mark in notes.items())] if notes else []
     return "\n\n".join([text, *below])
+
+
+def size_text(dataset: str, cells: pd.DataFrame, column: Column) -> str:
+    """ "rsna 400 (Pneumonia 88)"; labels with few positives are marked."""
+    tests = cells["n_test"].dropna()
+    if not len(tests):
+        return ""
+    labels = [f"{name} {n}".strip() + (" **few**" if n < FEW else "") for name, n in column.positives.items()]
+    return f"{dataset} {int(tests.iloc[0])}" + (f" ({', '.join(labels)})" if labels else "")
+
+
+def unranked_text(columns: Sequence[tuple[str, Column]]) -> list[str]:
+    """One sentence for each reason why columns are not ranked."""
+    named: dict[str, list[str]] = {}
+    for name, column in columns:
+        if column.unranked:
+            named.setdefault(column.unranked, []).append(name)
+    said = [("every column" if len(n) == len(columns) else ", ".join(n), why) for why, n in named.items()]
+    return [f"Not ranked, and nothing bold: {which}. Reason: {why}." for which, why in said]
 
 
 def cell_text(cell: Any, column: Column, notes: dict[str, str]) -> str:
@@ -53,28 +74,38 @@ def cell_text(cell: Any, column: Column, notes: dict[str, str]) -> str:
         return f"{cell['status']} [{notes.setdefault(reason, letter(len(notes)))}]"
     text = f"{100 * cell['value']:.1f}"
     interval = f" [{100 * cell['ci_low']:.1f}, {100 * cell['ci_high']:.1f}]"
-    if pd.isna(cell["rank"]):
-        return text + interval
-    rank = int(cell["rank"])
-    shared = "=" if column.ranking.ranks.count(rank) > 1 else ""
-    return (f"**{text}**" if rank == 1 else text) + f"{interval} ({rank}{shared})"
+    interval = " [no interval]" if pd.isna(cell["ci_low"]) else interval  # fewer than two patients carry it
+    text = f"**{text}**" if column.bold(str(cell.name)) else text
+    return text + interval + ("" if pd.isna(cell["rank"]) else f" ({rank_text(cell['rank'], cell['rank_high'])})")
+
+
+def rank_text(best: int, worst: int) -> str:
+    """ "2" or "1–3"."""
+    return f"{best}" if best == worst else f"{best}–{worst}"
 
 
 def gap_text(column: Column) -> str:
     ranking = column.ranking
     if not ranking.pairs:
         return ""
-    gap = "none" if math.isnan(ranking.smallest_gap) else f"{100 * ranking.smallest_gap:.1f}"
+    gap = "none" if np.isnan(ranking.smallest_gap) else f"{100 * ranking.smallest_gap:.1f}"
     return f"{gap} ({ranking.separable} of {ranking.pairs} pairs)"
 
 
+def shares_text(column: Column) -> str:
+    """ "60 / 10 / 30 %" of the methods' mean variance; "?" where there is one draw or one seed."""
+    if np.isnan(column.shares).all():
+        return ""
+    return " / ".join("?" if np.isnan(share) else f"{100 * share:.0f}" for share in column.shares) + " %"
+
+
 def task_csv(results: Results, name: str) -> pd.DataFrame:
-    """The task's cells with the value scaled between the controls: 0 the best floor control, 1 the oracle (or 100 %)."""
+    """The task's cells with the value scaled: 0 is ``floor`` (of ``floor_of``), 1 is ``ceiling``."""
     cells = results.cells[results.cells["task"] == name].drop(columns=["seconds"])
     keys = ["task", "protocol", "dataset", "metric", "fraction"]
     bounds = pd.DataFrame(
-        [(c.task, c.protocol, c.dataset, c.metric, c.fraction, c.floor, c.ceiling) for c in results.columns],
-        columns=[*keys, "floor", "ceiling"],
+        [(*c.key, c.floor, c.floor_of, c.ceiling) for c in results.columns],
+        columns=[*keys, "floor", "floor_of", "ceiling"],
     )
     merged = cells.merge(bounds, on=keys, how="left")
     merged["scaled"] = scaled(merged["value"], merged["floor"], merged["ceiling"])
@@ -82,6 +113,6 @@ def task_csv(results: Results, name: str) -> pd.DataFrame:
 
 
 def scaled(value: pd.Series, floor: pd.Series, ceiling: pd.Series) -> pd.Series:
-    """(value - floor) / (ceiling - floor); NaN where the controls leave no room."""
+    """(value - floor) / (ceiling - floor); NaN where there is no floor or no room."""
     room = ceiling - floor
     return (value - floor) / room.where(room > 0)

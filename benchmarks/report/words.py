@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from benchmarks.cells import Results, fraction_name
+from benchmarks.scores.support import FEW
 from mlip.study import Study
 
 if TYPE_CHECKING:
@@ -48,22 +49,32 @@ def settings(block: Block) -> str:
 
 def how_to_read(study: Study) -> str:
     level = f"{100 * study.statistics.level:g} %"
+    wrong = f"{100 * (1 - study.statistics.level):g} %"
     lines = [
         "## How to read",
         "",
-        f"- Each cell: value × 100, its {level} interval, and (rank). The value is the mean over pre-training seeds and "
-        "label draws.",
-        f"- Interval: percentiles of {study.statistics.bootstrap} resamples of test patients, label draws and seeds "
-        "(hierarchical bootstrap). Patients and draws are resampled alike for all methods, so differences are paired.",
-        "- Rank: 1 + the number of methods that are separably better, i.e. whose paired difference has an interval above "
-        "0. `=` marks a shared rank; **bold** is rank 1. Intervals are not adjusted for the number of pairs.",
+        f"- Each cell: value × 100, its {level} interval, and (the ranks it may have). The value is the mean over pre-training "
+        "seeds and label draws.",
+        "- Interval: Student's t on the logit scale. Its variance is that of test patients "
+        f"({study.statistics.bootstrap} bootstrap resamples), label draws and seeds, each estimated apart; the line *Variance* "
+        "says what share each has, `?` where there is one seed or one draw and nothing is known.",
+        "- Ranks: two methods are told apart where a test of their difference, paired in patients and draws, is significant after "
+        f"Holm's adjustment for all pairs of the column: where all methods of a column are equal, the chance that any pair is told apart is {wrong}. "
+        "`1–3` means that no more than this can be said: ranks 1 to 3. A higher value never has a worse rank.",
+        "- **Bold**: neither this method nor one of a higher value is separably worse than another, and it is separably better than EVERY "
+        "control of the column.",
         "- Smallest separable gap: the smallest difference between two methods that was separable, and how many pairs were.",
-        "- Controls stand below the line and take no rank.",
+        "- Controls stand below the line and take no rank. A row in which nothing depends on the seed is evaluated once.",
+        f"- Labels with fewer than {FEW} positive test images are marked **few**: their intervals are wide and less sure.",
         f"- {RECONSTRUCTION} reconstruction: built from the paper's description; agreement with the authors' numbers is not established.",
         "- pending, stale, failed and skipped cells carry a letter that names the reason under the table.",
+        "- How often all this is right on simulated studies: the table in `docs/tables.md`.",
     ]
     if len(study.pretrain.seeds) == 1:
-        lines.append("- There is ONE pre-training seed: the intervals do not hold the variation between trainings.")
+        lines.append(
+            "- There is ONE pre-training seed. How far another training of the same method would differ is unknown, so there are "
+            "no ranks and no bold, and the intervals do not hold that variation."
+        )
     return "\n".join(lines)
 
 

@@ -102,9 +102,9 @@ class Retrieval(Task):
     Protocol: ClassVar[type[Protocol]] = RetrievalProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
-        """Rows ``image_id, patient_id, fraction (0), draw (0), label, rank, candidates``: two per study.
+        """Rows ``image_id, patient_id, fraction (0), draw (0), label, rank, candidates, correct``: two per study.
 
-        ``label`` is the direction; ``rank`` is 0-based, see :func:`ranks`. No report text is in the rows.
+        ``label`` is the direction; ``rank`` is 0-based, see :func:`ranks`; ``correct`` of the ``candidates`` are right. No report text is in the rows.
 
         Raises
         ------
@@ -136,6 +136,7 @@ class Retrieval(Task):
 
     @staticmethod
     def _rows(pool: Pool, scores: np.ndarray) -> pd.DataFrame:
+        of_text = np.bincount(pool.text_of)[pool.text_of]  # images with a study's text
         frames = [
             pd.DataFrame(
                 {
@@ -146,10 +147,15 @@ class Retrieval(Task):
                     "label": direction,
                     "rank": rank,
                     "candidates": candidates,
+                    "correct": correct,
                 }
             )
-            for direction, rank, candidates in zip(
-                DIRECTIONS, ranks(scores, pool.text_of), scores.shape[::-1], strict=True
+            for direction, rank, candidates, correct in zip(
+                DIRECTIONS,
+                ranks(scores, pool.text_of),
+                scores.shape[::-1],
+                (np.ones_like(of_text), of_text),
+                strict=True,
             )
         ]
         return pd.concat(frames, ignore_index=True)

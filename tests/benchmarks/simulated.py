@@ -26,6 +26,8 @@ from mlip.study import Study, parse_study
 LABELS = ("Edema", "Pneumonia")
 QUALITY = {"alpha": 3.0, "beta": 3.0, "gamma": 1.0, "noise": 0.0, "noise-vit": 0.0, "constant": 0.0, "oracle": 50.0}
 NOTE = "Data: SIMULATED scores, made for the tests."
+PRETRAIN = {"datasets": ["rsna"], "epochs": 2, "batch_size": 8}
+THREE_SEEDS = {"pretrain": {**PRETRAIN, "seeds": [0, 1, 2]}}
 
 
 class Probe(Task):
@@ -144,6 +146,7 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) 
         manifest = {
             "id": name, "title": name.capitalize(), "paper": "none", "citation": "none", "year": 2024, "status": status,
             "encoders": {"supports": ["cnn", "vit"], "prefers": "cnn"}, "trained": status != "control",
+            "seeded": status != "control",
             "capabilities": [] if name == "gamma" else ["zero_shot"], "components": {"extra": {"doc": "a part", "source": "ours"}},
             "recipes": {"small": {"epochs": 3, "batch_size": 8, "lr": 0.001, "weight_decay": 0.1}},
         }  # fmt: skip
@@ -164,7 +167,7 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) 
         "work": str(tmp_path / "work"), "results": str(tmp_path / "results"),
         "datasets": {"rsna": dataset, "siim": {**dataset, "reader": "siim"}},
         "encoders": {"cnn": {"name": "resnet"}, "vit": {"name": "vit"}, "text": {}},
-        "pretrain": {"datasets": ["rsna"], "epochs": 2, "batch_size": 8},
+        "pretrain": PRETRAIN,
         "methods": {"variants": {"noise-vit": {"method": "noise", "encoder": "vit", "title": "Noise (ViT)"}}},
         "tasks": {
             "probe": {"datasets": ["rsna", "siim"], "protocols": ["plain"], "fractions": [1, 100], "draws": 2},

@@ -9,18 +9,25 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.cells import (
     COLUMNS,
+    Column,
     Results,
     compute,
     write_cells,
 )
 from benchmarks.scores.predictions import read_predictions, write_predictions
 from mlip.errors import UserError
-from tests.benchmarks.simulated import QUALITY, World, make_world
+from tests.benchmarks.simulated import THREE_SEEDS, World, make_world
 
 
 @pytest.fixture
 def world(tmp_path, monkeypatch) -> World:
     return make_world(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def seeds(tmp_path, monkeypatch) -> World:
+    """The study with three pre-training seeds."""
+    return make_world(tmp_path, monkeypatch, **THREE_SEEDS)
 
 
 def pick(
@@ -70,49 +77,102 @@ def test_value_is_the_mean_over_draws_of_scikit_learn_s(world):
     expected = [roc_auc_score(g["y"], g["p"]) for _, g in frame[frame["fraction"] == 1].groupby(["draw", "label"])]
     assert len(expected) == 4 and cell["value"] == pytest.approx(np.mean(expected))
     assert cell["ci_low"] < cell["value"] < cell["ci_high"]
-    assert (cell["seed_count"], cell["draw_count"], cell["n_test"], cell["seconds"], cell["rank"]) == (
-        1,
-        2,
-        120,
-        2.5,
-        1,
-    )
+    assert (cell["seed_count"], cell["draw_count"], cell["n_test"], cell["seconds"]) == (1, 2, 120, 2.5)
+    truth = frame[(frame["fraction"] == 1) & (frame["draw"] == 0)].groupby("label")["y"].sum()
+    assert cell["positives"] == truth.min()
     assert pick(world.cells(), "alpha", fraction=100)["draw_count"] == 1
 
 
-def test_a_full_study_ranks_methods_and_not_controls(world):
-    world.fill()
-    results: Results = compute(world.plan)
+def column_of(results: Results, fraction: int = 100) -> Column:
+    return next(c for c in results.columns if c.key[::4] == ("probe", fraction) and c.dataset == "rsna" and c.main)
+
+
+def test_a_full_study_ranks_methods_and_not_controls(seeds):
+    seeds.fill()
+    results: Results = compute(seeds.plan)
     cells = results.cells
     assert set(cells["status"]) == {"ok", "skipped"}
-    ranks = {m: pick(cells, m, fraction=100)["rank"] for m in QUALITY}
-    assert ranks["alpha"] == ranks["beta"] == 1 and ranks["gamma"] == 3
-    assert all(pd.isna(ranks[m]) for m in ("noise", "noise-vit", "constant", "oracle"))
-    column = next(c for c in results.columns if (c.task, c.dataset, c.fraction, c.main) == ("probe", "rsna", 100, True))
+    ranks = {m: tuple(pick(cells, m, fraction=100)[["rank", "rank_high"]]) for m in ("alpha", "beta", "gamma")}
+    assert ranks == {"alpha": (1, 2), "beta": (1, 2), "gamma": (3, 3)}
+    assert all(pd.isna(pick(cells, m, fraction=100)["rank"]) for m in ("noise", "noise-vit", "constant", "oracle"))
+    column = column_of(results)
     assert column.above_controls == {"alpha": True, "beta": True, "gamma": True}
-    assert column.ceiling == pytest.approx(1.0) and 0.4 < column.floor < 0.65
-    assert column.ranking.separable == 2
+    assert [column.bold(m) for m in ("alpha", "beta", "gamma")] == [True, True, False]
+    assert (column.floor, column.floor_of) == (0.5, "chance") and column.ceiling == pytest.approx(1.0)
+    assert column.ranking.separable == 2 and not column.unranked
     assert pick(cells, "constant")["value"] == 0.5
 
 
-def test_a_new_method_leaves_the_numbers_of_the_others_alone(world):
-    for method in ("alpha", "gamma", "noise"):
-        world.predict("probe", "rsna", method)
-    before = world.cells()
-    world.predict("probe", "rsna", "beta")
-    after = world.cells()
-    for method in ("alpha", "gamma", "noise"):
-        pd.testing.assert_series_equal(pick(before, method).drop("rank"), pick(after, method).drop("rank"))
-    pd.testing.assert_frame_equal(after, world.cells())
-
-
-def test_failed_cells_keep_their_reason(world):
+def test_one_seed_gives_no_rank_no_bold_and_a_reason(world):
     world.fill(("probe",), ("rsna",))
-    world.fail_evaluation("probe", "rsna", "alpha", "loss is\nNaN")
-    cell = pick(world.cells(), "alpha")
-    assert (cell["status"], cell["reason"]) == ("failed", "loss is NaN")  # although older predictions are there
+    results = compute(world.plan)
+    column = column_of(results)
+    assert results.cells["rank"].isna().all() and not column.bold("alpha")
+    assert "one pre-training seed" in column.unranked and "draw" not in column.unranked
+    assert np.isnan(pick(results.cells, "alpha")["se_seeds"])
+
+
+def test_one_draw_of_the_labels_is_treated_as_one_seed_is(tmp_path, monkeypatch):
+    tasks = {"probe": {"datasets": ["rsna"], "protocols": ["plain"], "fractions": [1, 100], "draws": 1}}
+    world = make_world(tmp_path, monkeypatch, **THREE_SEEDS, tasks=tasks)
+    world.fill(("probe",))
+    results = compute(world.plan)
+    assert "one draw of the labels at 1 %" in column_of(results, 1).unranked
+    assert not column_of(results, 100).unranked  # all labels leave no choice
+    assert pick(results.cells, "alpha", fraction=100)["se_draws"] == 0
+    assert np.isnan(pick(results.cells, "alpha")["se_draws"])
+
+
+def test_a_row_without_seeds_has_no_seed_variance_and_is_compared(seeds):
+    """``noise`` is a method with ``seeded: false``, ``constant`` a control of the task: one file each beside three."""
+    seeds.fill(("probe",), ("rsna",))
+    results = compute(seeds.plan)
+    for name in ("noise", "constant"):
+        cell = pick(results.cells, name)
+        assert (cell["seed_count"], cell["se_seeds"]) == (1, 0)
+    assert column_of(results).above_controls["alpha"]
+    assert pick(results.cells, "alpha")["se_seeds"] >= 0
+
+
+def test_nothing_is_bold_below_or_beside_a_control(seeds):
+    """A control as good as the methods: they are ranked, and none is bold."""
+    seeds.fill(("probe",), ("rsna",))
+    good = read_predictions(seeds.paths.predictions("probe", "plain", "rsna", "alpha", 0))[0]
+    seeds.predict("probe", "rsna", "noise", change=lambda _: good)
+    results = compute(seeds.plan)
+    column = column_of(results)
+    assert column.ranking.ranks["alpha"] == (1, 2)
+    assert not any(column.above_controls.values()) and not any(column.bold(m) for m in column.ranking.ranks)
+
+
+def test_nothing_is_bold_where_a_control_failed(seeds):
+    seeds.fill(("probe",), ("rsna",))
+    seeds.fail_evaluation("probe", "rsna", "noise", "out of memory")
+    column = column_of(compute(seeds.plan))
+    assert column.ranking.ranks["alpha"] == (1, 2) and not column.bold("alpha")
+
+
+def test_a_new_method_leaves_the_numbers_of_the_others_alone(seeds):
+    for method in ("alpha", "gamma", "noise"):
+        for seed in (0, 1, 2):
+            seeds.predict("probe", "rsna", method, seed if method != "noise" else 0)
+    before = seeds.cells()
+    for seed in (0, 1, 2):
+        seeds.predict("probe", "rsna", "beta", seed)
+    after = seeds.cells()
+    beside = ["rank", "rank_high", "above_controls"]  # what compares a method with others
+    for method in ("alpha", "gamma", "noise"):
+        pd.testing.assert_series_equal(pick(before, method).drop(beside), pick(after, method).drop(beside))
+    pd.testing.assert_frame_equal(after, seeds.cells())
+
+
+def test_failed_cells_keep_their_reason(seeds):
+    seeds.fill(("probe",), ("rsna",))
+    seeds.fail_evaluation("probe", "rsna", "alpha", "loss is\nNaN")
+    cell = pick(seeds.cells(), "alpha")
+    assert (cell["status"], cell["reason"]) == ("failed", "seed 0: loss is NaN")  # although older predictions are there
     assert np.isnan(cell["value"]) and pd.isna(cell["rank"])
-    assert pick(world.cells(), "beta")["rank"] == 1
+    assert pick(seeds.cells(), "beta")["rank"] == 1
 
 
 def drop_draw(frame: pd.DataFrame) -> pd.DataFrame:
@@ -189,8 +249,7 @@ def test_predictions_of_other_code_or_configuration_are_stale(world):
     write_predictions(frame, path, {**meta, "fingerprint": "0" * 16})
     cell = pick(world.cells(), "alpha")
     assert cell["status"] == "stale" and "other code or another configuration" in cell["reason"]
-    assert np.isnan(cell["value"]) and pd.isna(cell["rank"])
-    assert pick(world.cells(), "beta")["rank"] == 1
+    assert np.isnan(cell["value"]) and pick(world.cells(), "beta")["status"] == "ok"
 
 
 def test_a_failed_training_is_the_reason_of_its_cells_and_its_old_numbers_stand_nowhere(world):

@@ -14,11 +14,12 @@ import pytest
 from benchmarks.report.build import build_tables
 from benchmarks.report.words import letter
 from benchmarks.scores.predictions import read_predictions, write_predictions
-from tests.benchmarks.simulated import NOTE, World, make_world
+from benchmarks.tasks.shared.task import MetricSpec
+from tests.benchmarks.simulated import NOTE, THREE_SEEDS, Probe, World, make_world
 
 
 def card(world: World, method: str, seconds: float) -> None:
-    folder = world.paths.pretrain(method, 0)
+    folder = world.paths.pretrain(method, 0)  # of the first seed
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
         "fingerprint": world.plan.training(method, 0).key,
@@ -73,7 +74,7 @@ def test_tables_compile_when_nothing_is_computed(tmp_path, monkeypatch):
 def full(tmp_path_factory):
     """A complete study, its tables built once."""
     with pytest.MonkeyPatch.context() as patch:
-        world = make_world(tmp_path_factory.mktemp("full"), patch)
+        world = make_world(tmp_path_factory.mktemp("full"), patch, **THREE_SEEDS)
         world.fill()
         for method in ("alpha", "beta", "gamma"):
             card(world, method, 100.0)
@@ -81,25 +82,69 @@ def full(tmp_path_factory):
         yield world
 
 
-def test_leaderboard_orders_by_mean_rank_and_puts_controls_below(full):
+def test_leaderboard_orders_by_standing_and_sets_apart_controls_and_rows_that_lack_cells(full):
     text = full.paths.leaderboard.read_text(encoding="utf-8")
     assert text.splitlines()[0] == NOTE
     rows = table(text, "# Simulated study")
     names = list(rows)
     assert set(names[2:4]) == {"Alpha", "Beta †"}  # after the head and its line
-    assert names[4:] == ["Gamma", "*Controls*", "Noise", "Noise (ViT)"]
+    assert names[4:] == ["*Without all cells*", "Gamma", "*Controls*", "Noise", "Noise (ViT)"]
     head = rows["method"]
-    assert head[:6] == ["encoder", "status", "mean rank", "above untrained", "scaled", "Direct"]
-    alpha, gamma = (dict(zip(head, rows[name], strict=True)) for name in ("Alpha", "Gamma"))
-    assert alpha["mean rank"].endswith("(5 of 5 cells)") and gamma["mean rank"].endswith("(4 of 5 cells)")
-    assert float(alpha["mean rank"].split()[0]) < float(gamma["mean rank"].split()[0])
-    assert (alpha["above untrained"], gamma["Direct"]) == ("5 of 5", "skipped")
+    assert head[:5] == ["encoder", "status", "standing", "above every control", "Direct: AUROC"]
+    alpha, gamma, noise = (dict(zip(head, rows[name], strict=True)) for name in ("Alpha", "Gamma", "Noise"))
+    assert (gamma["standing"], gamma["Direct: AUROC"]) == ("", "skipped")
+    assert re.fullmatch(r"\*\*[\d.]+\*\* \[[\d., ]+\] \(1–2\)", alpha["standing"])
+    assert re.fullmatch(r"-?[\d.]+ \[[-\d., ]+\]", noise["standing"])  # controls take no rank
+    assert alpha["above every control"] == "5 of 5"
     assert alpha["pre-training"] == "4.0 k pairs seen, 3.5 M parameters"
     cells = pd.read_csv(full.paths.cells)
-    own = cells[(cells["task"] == "probe") & (cells["metric"] == "AUROC") & (cells["fraction"] == 100)]
-    assert float(alpha["Probe 100 %"]) == pytest.approx(
-        100 * own.loc[own["method"] == "alpha", "value"].mean(), abs=0.06
-    )
+    own = cells[(cells["method"] == "alpha") & (cells["metric"] == "AUROC")]
+    top = own[(own["task"] == "probe") & (own["fraction"] == 100)]
+    assert float(alpha["Probe: AUROC 100 %"]) == pytest.approx(100 * top["value"].mean(), abs=0.06)
+    scaled = pd.concat(pd.read_csv(full.paths.results / f"{task}.csv") for task in ("probe", "direct"))
+    own = scaled[(scaled["method"] == "alpha") & (scaled["metric"] == "AUROC")]
+    vote = own.groupby("task")["scaled"].mean()  # each task has one, whatever the number of its columns
+    assert float(re.findall(r"[\d.]+", alpha["standing"])[0]) == pytest.approx(100 * vote.mean(), abs=0.06)
+
+
+def test_one_seed_leads_to_no_rank_and_no_bold_and_the_page_says_why(tmp_path, monkeypatch):
+    world = make_world(tmp_path, monkeypatch)
+    monkeypatch.setattr("benchmarks.report.figures.draw", lambda *_: None)  # slow, and not looked at here
+    world.fill()
+    build_tables(world.plan)
+    for page in (world.paths.leaderboard, world.paths.results / "probe.md"):
+        text = page.read_text(encoding="utf-8")
+        assert "ONE pre-training seed" in text and "Not ranked, and nothing bold: every column" in text
+        assert "there is one pre-training seed" in text and "/ ? %" in text
+        tables_ = [line for line in text.splitlines() if line.startswith("|")]
+        assert not any("**" in line or re.search(r"\] \(\d", line) for line in tables_)
+
+
+def test_a_row_that_lost_a_cell_has_no_standing(tmp_path, monkeypatch):
+    """Before, a row that failed all of its hard cells moved to the first place."""
+    world = make_world(tmp_path, monkeypatch, **THREE_SEEDS)
+    monkeypatch.setattr("benchmarks.report.figures.draw", lambda *_: None)  # slow, and not looked at here
+    world.fill()
+    world.fail_evaluation("probe", "rsna", "alpha", "out of memory")
+    build_tables(world.plan)
+    rows = table(world.paths.leaderboard.read_text(encoding="utf-8"), "# Simulated study")
+    names = list(rows)
+    assert names[2:6] == ["Beta †", "*Without all cells*", "Alpha", "Gamma"] and rows["Alpha"][2] == ""
+    assert rows["Alpha"][rows["method"].index("Probe: AUROC 100 %")] == "failed"
+
+
+def test_columns_of_two_metrics_are_not_averaged(tmp_path, monkeypatch):
+    def metrics(self, protocol, source):
+        found = [MetricSpec("auroc", "AUROC"), MetricSpec("average_precision", "Average precision")]
+        return found if source.name == "rsna" else found[::-1]
+
+    monkeypatch.setattr(Probe, "metrics", metrics)
+    world = make_world(tmp_path, monkeypatch)
+    monkeypatch.setattr("benchmarks.report.figures.draw", lambda *_: None)  # slow, and not looked at here
+    world.fill()
+    build_tables(world.plan)
+    head = table(world.paths.leaderboard.read_text(encoding="utf-8"), "# Simulated study")["method"]
+    assert {"Probe: AUROC 100 %", "Probe: Average precision 100 %"} <= set(head)
 
 
 def test_table_prints_value_interval_and_rank(full):
@@ -118,32 +163,34 @@ def test_table_prints_value_interval_and_rank(full):
             expected = [100 * cell[c] for c in ("value", "ci_low", "ci_high")]
             np.testing.assert_allclose(numbers[:3], expected, atol=0.06)
             assert printed.startswith("**") == (cell["rank"] == 1)
-            assert len(numbers) == (3 if method == "constant" else 4)
-            if method != "constant":
-                assert numbers[3] == cell["rank"]
-    assert all(c.endswith("(1=)") for c in rows["Alpha"])  # Beta is as good: they share rank 1
+            ranks = list(dict.fromkeys(int(cell[c]) for c in ("rank", "rank_high") if method != "constant"))
+            assert numbers[3:] == ranks
+    assert all(c.endswith("(1–2)") for c in rows["Alpha"])  # Beta is as good
     names = list(rows)
-    assert names.index("*Controls*") == names.index("Gamma") + 1 and names[-1] == "*Smallest separable gap*"
+    assert names.index("*Controls*") == names.index("Gamma") + 1
+    assert names[-2:] == ["*Smallest separable gap*", "*Variance: patients / draws / seeds*"]
+    for shares in rows[names[-1]]:
+        assert sum(map(int, re.findall(r"\d+", shares))) == pytest.approx(100, abs=1)
     assert all(re.fullmatch(r"[\d.]+ \(2 of 3 pairs\)", gap) for gap in rows["*Smallest separable gap*"])
     for said in (
         "the metric is averaged twice",
         "nobody 1999",
         "2 at 1 %, 1 at 100 %",
-        "ONE pre-training seed",
-        "rsna 120, siim 120",
+        "Pre-training seeds: 3",
+        "rsna 120 (Edema ",
     ):
         assert said in text
     assert "Average precision" in text
 
 
-def test_task_csv_scales_between_the_controls(full):
+def test_task_csv_scales_between_chance_and_the_ceiling(full):
     table_ = pd.read_csv(full.paths.results / "probe.csv")
     column = table_[
         (table_["dataset"] == "rsna") & (table_["metric"] == "AUROC") & (table_["fraction"] == 100)
     ].set_index("method")
-    assert column.loc["oracle", "scaled"] == pytest.approx(1)
-    floor = column.loc[["noise", "noise-vit", "constant"], "value"].max()
-    expected = (column.loc["alpha", "value"] - floor) / (column.loc["oracle", "value"] - floor)
+    assert column.loc["oracle", "scaled"] == pytest.approx(1) and column.loc["constant", "scaled"] == 0
+    assert set(column["floor"]) == {0.5} and set(column["floor_of"]) == {"chance"}
+    expected = (column.loc["alpha", "value"] - 0.5) / (column.loc["oracle", "value"] - 0.5)
     assert column.loc["alpha", "scaled"] == pytest.approx(expected, abs=1e-5)
     assert "seconds" not in table_
 
@@ -156,7 +203,7 @@ def test_published_values_are_not_printed_beside_simulated_ones(full):
 
 def test_same_predictions_same_bytes_whatever_the_machine_s_speed(full):
     before = tree(full.study.results)
-    for path in full.paths.work.rglob("seed0.parquet"):
+    for path in full.paths.work.rglob("seed*.parquet"):
         frame, meta = read_predictions(path)
         write_predictions(frame, path, {**meta, "seconds": 99.0})
     card(full, "alpha", 7.0)
@@ -195,7 +242,7 @@ def test_failures_are_printed_and_do_not_stop_the_tables(tmp_path, monkeypatch):
     mark = re.fullmatch(r"failed \[(\w+)\]", cell)
     assert mark and f"- [{mark[1]}] failed: ValueError: the loss is NaN at step 7" in text
     board = table(world.paths.leaderboard.read_text(encoding="utf-8"), "# Simulated study")
-    assert board["Beta †"][board["method"].index("Probe 100 %")] == "failed/pending"
+    assert board["Beta †"][board["method"].index("Probe: AUROC 100 %")] == "failed/pending"
 
 
 def test_letters_go_on_after_z():

@@ -91,7 +91,16 @@ def test_ranks_equal_a_sort(mimic, fake_method):
 
 def test_no_report_text_in_the_rows(mimic):
     frame = mimic.run("retrieval", "mimic")
-    assert list(frame.columns) == ["image_id", "patient_id", "fraction", "draw", "label", "rank", "candidates"]
+    assert list(frame.columns) == [
+        "image_id",
+        "patient_id",
+        "fraction",
+        "draw",
+        "label",
+        "rank",
+        "candidates",
+        "correct",
+    ]
     assert not frame.astype(str).apply(lambda c: c.str.contains("Opacity|Pattern")).to_numpy().any()
 
 
