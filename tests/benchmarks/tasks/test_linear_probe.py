@@ -17,7 +17,6 @@ from benchmarks.tasks.shared.probes import (
     logistic_path,
     patient_folds,
     principal_axes,
-    standardise,
 )
 from mlip.errors import UserError
 from tests.benchmarks.conftest import a_source
