@@ -10,7 +10,7 @@ from pydantic import Field
 
 from benchmarks.tasks.shared.classification import Cohort, Target, check_target, load_cohort, prevalence
 from benchmarks.tasks.shared.features import read_features
-from benchmarks.tasks.shared.probes import fit_logistic, span, standardise
+from benchmarks.tasks.shared.probes import logistic_path, principal_axes, standardise
 from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Source, Task
 from mlip.data.splits import part_rows
 from mlip.errors import UserError
@@ -84,10 +84,10 @@ class FewShot(Task):
             for k, draw in bar.track(cells, description=f"{self.name} {job.dataset} {job.method}"):
                 for problem in cohort.target.problems:
                     train, test = shots(job, cohort, problem, k, draw), cohort.part("test", problem)
-                    x, z = span(scaled[train], scaled[test])
+                    x, z = principal_axes(scaled[train], scaled[test])
                     y = cohort.y[problem][train].astype(np.int64)
-                    model = fit_logistic(x, y, [job.protocol.strength], job.protocol.max_iter)[0]
-                    frames.append(cohort.rows(problem, test, model.predict_proba(z), k, draw))
+                    (model,) = logistic_path(x, y, [job.protocol.strength], job.protocol.max_iter)
+                    frames.append(cohort.rows(problem, test, model.probabilities(z), k, draw))
         return pd.concat(frames, ignore_index=True)
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:

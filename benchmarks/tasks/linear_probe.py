@@ -22,8 +22,8 @@ from benchmarks.tasks.shared.probes import (
     Logistic,
     adamw_probe,
     choose_strength,
-    fit_logistic,
-    span,
+    logistic_path,
+    principal_axes,
     standardise,
 )
 from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Source, Task
@@ -87,35 +87,24 @@ class LinearProbe(Task):
 
 
 def _logistic(job: EvalJob, cohort: Cohort, features: np.ndarray, fraction: int, draw: int) -> list[pd.DataFrame]:
-    """Each label is its own problem. The penalty is chosen without a test label and without labels beyond the fraction.
+    """Each label is its own problem. The penalty is chosen inside the draw's training rows, at every fraction alike.
 
-    Below 100 % the validation labels are not part of the budget, so the penalty comes from cross-validation inside the
-    draw's training rows; at 100 % it comes from the validation part.
+    Neither validation nor test rows are read: validation labels are labels too, and few of them choose badly.
     """
     settings: Logistic = job.protocol.solver
-    drawn, test, val = (
-        train_rows(cohort.splits, fraction, draw),
-        part_rows(cohort.splits, "test"),
-        part_rows(cohort.splits, "val") if fraction == 100 else np.empty(0, dtype=np.int64),
-    )
-    x = dict(zip(("train", "test", "val"), span(*standardise(*(features[r] for r in (drawn, test, val)))), strict=True))
+    drawn, test = train_rows(cohort.splits, fraction, draw), part_rows(cohort.splits, "test")
+    x, z = principal_axes(*standardise(features[drawn], features[test]))
     patients, frames = cohort.store.records["patient_id"].to_numpy(), []
     for problem in cohort.target.problems:
         y = cohort.y[problem]
-        use, score, held = (~np.isnan(y[rows]) for rows in (drawn, test, val))
+        use, score = ~np.isnan(y[drawn]), ~np.isnan(y[test])
         rows = drawn[use]
         require_classes(job, cohort, problem, rows, f"draw {draw} at {fraction} %")
         labels = y[rows].astype(np.int64)
-        strength = choose_strength(
-            x["train"][use],
-            labels,
-            patients[rows],
-            settings,
-            generator(job.study.seed, "linear_probe", job.dataset, problem, fraction, draw),
-            (x["val"][held], y[val[held]].astype(np.int64)) if held.any() else None,
-        )
-        model = fit_logistic(x["train"][use], labels, [strength], settings.max_iter)[0]
-        frames.append(cohort.rows(problem, test[score], model.predict_proba(x["test"][score]), fraction, draw))
+        rng = generator(job.study.seed, "linear_probe", job.dataset, problem, fraction, draw)
+        strength = choose_strength(x[use], labels, patients[rows], settings, rng)
+        (model,) = logistic_path(x[use], labels, [strength], settings.max_iter)
+        frames.append(cohort.rows(problem, test[score], model.probabilities(z[score]), fraction, draw))
     return frames
 
 

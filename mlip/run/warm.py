@@ -29,7 +29,7 @@ LIBRARIES = (
     "pyarrow.parquet",
     "torch",
     "safetensors.torch",
-    "sklearn.linear_model",
+    "scipy.optimize",
     "sklearn.metrics",
     "timm",
     "transformers.models.bert",

@@ -3,6 +3,9 @@
 A pattern is (text, statements). Statements are spelled ``+Name`` (affirmed), ``-Name`` (negated), ``?Name`` (uncertain),
 separated by commas. Placeholders: {side} right/left/bilateral, {lobe} a lobe, {size} small/moderate/large,
 {grade} mild/moderate/severe, {zone} a lung zone, {device} filled by the report writer.
+
+No sentence is a prompt of zero-shot classification, or holds one, or lies in one: the literature's prompts are fixed, so
+the reports say the same in other words (tests/benchmarks/tasks/test_prompts_and_corpus.py).
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ _PNA, _CON, _OPA = "Pneumonia", "Consolidation", "Lung Opacity"
 FINDINGS: dict[str, tuple[Pattern, ...]] = {
     "Pneumonia": (
         ("There is a {dense} opacity in the {lobe}, compatible with pneumonia", f"+{_OPA},+{_PNA}"),
-        ("There is consolidation in the {lobe} consistent with pneumonia", f"+{_CON},+{_PNA}"),
+        ("Consolidation in the {lobe} is consistent with pneumonia", f"+{_CON},+{_PNA}"),
         ("Focal consolidation is seen in the {lobe}", f"+{_CON}"),
         ("There is {lobe} pneumonia", f"+{_PNA}"),
         ("{Dense} airspace opacity in the {lobe} is concerning for pneumonia", f"+{_OPA},?{_PNA}"),
@@ -51,16 +54,16 @@ FINDINGS: dict[str, tuple[Pattern, ...]] = {
     "Cardiomegaly": (
         ("The heart is {gradely} enlarged", "+Cardiomegaly"),
         ("There is {grade} cardiomegaly", "+Cardiomegaly"),
-        ("{Grade} enlargement of the cardiac silhouette", "+Cardiomegaly"),
+        ("{Grade} cardiac enlargement is noted", "+Cardiomegaly"),
         ("Cardiomegaly is present", "+Cardiomegaly"),
         ("The cardiac silhouette is {gradely} enlarged", "+Cardiomegaly"),
         ("Heart size is {gradely} enlarged", "+Cardiomegaly"),
     ),
     "Edema": (
-        ("There is {grade} pulmonary edema", "+Edema"),
+        ("There is pulmonary edema of {grade} degree", "+Edema"),
         ("{Grade} interstitial pulmonary edema is present", "+Edema"),
-        ("Perihilar haziness and vascular indistinctness are consistent with {grade} pulmonary edema", "+Edema"),
-        ("Bilateral perihilar opacities reflect {grade} pulmonary edema", f"+{_OPA},+Edema"),
+        ("Perihilar haziness and vascular indistinctness are consistent with {grade} hydrostatic edema", "+Edema"),
+        ("Bilateral perihilar opacities reflect {grade} alveolar edema", f"+{_OPA},+Edema"),
         ("{Grade} vascular congestion with interstitial edema", "+Edema"),
     ),
     "Atelectasis": (
@@ -84,11 +87,11 @@ IMPRESSIONS: dict[str, tuple[Pattern, ...]] = {
         ("{Lobe} pneumonia", f"+{_PNA}"),
         ("There is {lobe} pneumonia", f"+{_PNA}"),
         ("Findings consistent with {lobe} pneumonia", f"+{_PNA}"),
-        ("Findings suggesting pneumonia in the {lobe}", f"?{_PNA}"),
+        ("Findings suggesting {lobe} pneumonia", f"?{_PNA}"),
         ("{Dense} opacity in the {lobe}, concerning for pneumonia", f"+{_OPA},?{_PNA}"),
         ("{Lobe} consolidation compatible with pneumonia", f"+{_CON},+{_PNA}"),
         ("{Lobe} opacity likely represents pneumonia", f"+{_OPA},?{_PNA}"),
-        ("Findings are most compatible with pneumonia in the {lobe}", f"+{_PNA}"),
+        ("Findings are most compatible with {lobe} pneumonia", f"+{_PNA}"),
         ("Acute pneumonia in the {lobe}", f"+{_PNA}"),
         ("{Lobe} consolidation", f"+{_CON}"),
     ),
@@ -107,13 +110,13 @@ IMPRESSIONS: dict[str, tuple[Pattern, ...]] = {
         ("{Side} pneumothorax", "+Pneumothorax"),
     ),
     "Cardiomegaly": (
-        ("{Grade} cardiomegaly", "+Cardiomegaly"),
-        ("Cardiomegaly", "+Cardiomegaly"),
+        ("Cardiomegaly of {grade} degree", "+Cardiomegaly"),
+        ("Cardiomegaly is seen", "+Cardiomegaly"),
         ("Enlarged heart", "+Cardiomegaly"),
     ),
     "Edema": (
-        ("{Grade} pulmonary edema", "+Edema"),
-        ("There is {grade} pulmonary edema", "+Edema"),
+        ("Pulmonary edema, {grade}", "+Edema"),
+        ("There is {grade} cardiogenic edema", "+Edema"),
         ("Findings of {grade} congestive heart failure with pulmonary edema", "+Edema"),
     ),
     "Atelectasis": (
@@ -128,35 +131,35 @@ IMPRESSIONS: dict[str, tuple[Pattern, ...]] = {
 
 ABSENT: dict[str, tuple[Pattern, ...]] = {
     "Pneumonia": (
-        ("There is no evidence of pneumonia", f"-{_PNA}"),
-        ("No evidence of acute pneumonia", f"-{_PNA}"),
-        ("There is no pneumonia", f"-{_PNA}"),
-        ("No signs of pneumonia", f"-{_PNA}"),
+        ("There is no radiographic evidence of pneumonia", f"-{_PNA}"),
+        ("Negative for acute pneumonia", f"-{_PNA}"),
+        ("There is no acute pneumonia", f"-{_PNA}"),
+        ("No findings to suggest pneumonia", f"-{_PNA}"),
         ("No focal opacity to suggest pneumonia", f"-{_OPA},-{_PNA}"),
     ),
     "Consolidation": (
         ("There is no focal consolidation", f"-{_CON}"),
-        ("No consolidation", f"-{_CON}"),
+        ("No lobar consolidation", f"-{_CON}"),
         ("The lungs are clear without focal consolidation", f"-{_CON},-{_OPA}"),
         ("No focal airspace consolidation is seen", f"-{_CON}"),
     ),
     "Pleural Effusion": (
-        ("There is no pleural effusion", "-Pleural Effusion"),
-        ("No pleural effusion is seen", "-Pleural Effusion"),
-        ("No evidence of pleural effusion", "-Pleural Effusion"),
+        ("There is no layering pleural effusion", "-Pleural Effusion"),
+        ("No pleural fluid is seen", "-Pleural Effusion"),
+        ("A pleural effusion is not identified", "-Pleural Effusion"),
         ("The costophrenic angles are sharp without effusion", "-Pleural Effusion"),
     ),
     "Pneumothorax": (
-        ("There is no pneumothorax", "-Pneumothorax"),
-        ("No pneumothorax is seen", "-Pneumothorax"),
-        ("No evidence of pneumothorax", "-Pneumothorax"),
+        ("There is no visible pneumothorax", "-Pneumothorax"),
+        ("Pneumothorax is not evident", "-Pneumothorax"),
+        ("The study is negative for pneumothorax", "-Pneumothorax"),
     ),
     "Cardiomegaly": (
         ("Heart size is normal", "-Cardiomegaly"),
         ("The heart is normal in size", "-Cardiomegaly"),
         ("The cardiac silhouette is within normal limits", "-Cardiomegaly"),
         ("The cardiomediastinal silhouette is normal", "-Cardiomegaly,-Enlarged Cardiomediastinum"),
-        ("There is no cardiomegaly", "-Cardiomegaly"),
+        ("There is no overt cardiomegaly", "-Cardiomegaly"),
     ),
     "Edema": (
         ("There is no pulmonary edema", "-Edema"),
@@ -173,10 +176,10 @@ ABSENT: dict[str, tuple[Pattern, ...]] = {
 # Negations that name several observations at once.
 JOINT_ABSENT: tuple[Pattern, ...] = (
     ("No focal consolidation, pleural effusion, or pneumothorax", f"-{_CON},-Pleural Effusion,-Pneumothorax"),
-    ("There is no pleural effusion or pneumothorax", "-Pleural Effusion,-Pneumothorax"),
-    ("No pleural effusion, pneumothorax or focal consolidation is seen", f"-Pleural Effusion,-Pneumothorax,-{_CON}"),
+    ("There is neither pleural effusion nor pneumothorax", "-Pleural Effusion,-Pneumothorax"),
+    ("No pneumothorax, pleural effusion or focal consolidation is seen", f"-Pleural Effusion,-Pneumothorax,-{_CON}"),
     (
-        "There is no evidence of pneumothorax, pleural effusion, or pulmonary edema",
+        "There is no sign of pneumothorax, pleural effusion, or pulmonary edema",
         "-Pneumothorax,-Pleural Effusion,-Edema",
     ),
 )

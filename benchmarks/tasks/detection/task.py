@@ -139,8 +139,6 @@ class _Data:
 def _train_and_detect(
     job: EvalJob, data: _Data, features: FrozenFeatures, fraction: int, draw: int
 ) -> list[ImageBoxes]:
-    import torch
-
     from benchmarks.tasks.detection.model import Detector, build_retinanet
     from benchmarks.tasks.shared.dense.protocol import at_fraction
     from benchmarks.tasks.shared.dense.training import draw_batches, fit, report, validation_rows
@@ -163,14 +161,11 @@ def _train_and_detect(
     val = data.rows.part("val")
     few = validation_rows(val, data.positive[val], protocol.validation_images, generator(job.study.seed, "val", job.dataset))
 
-    def loss_of(rows: np.ndarray) -> torch.Tensor:
+    def loss_of(rows: np.ndarray) -> Tensor:
         return detector.loss(features.batch(rows), [data.truth[row] for row in rows])
 
-    @torch.no_grad()
     def validate() -> float:
-        if protocol.validation_images is None:
-            return data.score(_detect(detector, features, val), val)
-        return -loss_of(few).item()
+        return data.score(_detect(detector, features, few), few)
 
     fitted = fit(
         net,

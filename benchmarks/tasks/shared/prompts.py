@@ -42,61 +42,111 @@ def sample(prompts: dict[str, Prompts], count: int, seed: int) -> dict[str, Prom
     return {name: Prompts(rng.sample(p.positive, count), p.negative) for name, p in prompts.items()}
 
 
-# Ours. Plain reporting English, written once from general usage before any score was seen, and not tuned since.
+# Ours. Plain reporting English, written from general usage before any score was seen, and not tuned since. Presence and
+# absence stand in pairs of one form, so that neither side is of another register. No prompt is a sentence of the twin's
+# reports or a part of one (tests/benchmarks/tasks/test_prompts_and_corpus.py).
+_STATED = (
+    ("{A} is identified on the radiograph.", "No {f} is identified on the radiograph."),
+    ("The chest radiograph shows {a}.", "The chest radiograph shows no {f}."),
+    ("The findings are compatible with {f}.", "The findings are not compatible with {f}."),
+    ("Examination positive for {f}.", "Examination negative for {f}."),
+    ("Radiographic signs of {f} are present.", "Radiographic signs of {f} are absent."),
+    ("{F} is noted on this study.", "{F} is not noted on this study."),
+)
+
+
+def _ours(finding: str, *pairs: tuple[str, str], article: str = "") -> Prompts:
+    """The general statements about a finding, and pairs of its own: how it looks, where it lies, how large it is."""
+    full = f"{article}{finding}"
+    words = {"f": finding, "F": finding[0].upper() + finding[1:], "a": full, "A": full[0].upper() + full[1:]}
+    stated = [(present.format(**words), absent.format(**words)) for present, absent in _STATED]
+    positive, negative = zip(*stated, *pairs, strict=True)
+    return Prompts(list(positive), list(negative))
+
+
 RADIOLOGY = PromptSet(
     source="this project",
     findings={
-        "Atelectasis": Prompts(
-            ["There is atelectasis.", "Bibasilar atelectasis.", "Linear opacities consistent with atelectasis."],
-            ["There is no atelectasis.", "The lungs are well expanded.", "The lungs are clear."],
+        "Atelectasis": _ours(
+            "atelectasis",
+            ("Linear opacity at the left base reflecting atelectasis.", "No linear opacity at the left base."),
+            ("Streaky basilar opacities from atelectasis.", "No streaky basilar opacities or atelectasis."),
+            ("Mild atelectasis of the right lower lobe.", "No atelectasis of the right lower lobe."),
+            ("There is volume loss in the lower lung.", "There is no volume loss in the lower lung."),
+            ("A lung base is partially collapsed.", "Both lung bases are well expanded."),
+            ("Plate-like collapse is seen in the bases.", "No plate-like collapse is seen in the bases."),
         ),
-        "Cardiomegaly": Prompts(
-            ["There is cardiomegaly.", "The heart is enlarged.", "The cardiac silhouette is enlarged."],
-            ["There is no cardiomegaly.", "The heart size is normal.", "The cardiac silhouette is normal in size."],
+        "Cardiomegaly": _ours(
+            "cardiomegaly",
+            ("The heart appears enlarged.", "The heart does not appear enlarged."),
+            ("The cardiac silhouette is larger than normal.", "The cardiac silhouette is not larger than normal."),
+            ("Moderately enlarged cardiac silhouette.", "Cardiac silhouette of normal size."),
+            ("Heart size is above normal limits.", "Heart size is within normal limits."),
+            ("The heart and its contours are enlarged.", "The heart and its contours are normal."),
+            ("The size of the heart is increased.", "The size of the heart is normal."),
         ),
-        "Consolidation": Prompts(
-            [
-                "There is consolidation.",
-                "Focal consolidation is seen in the lung.",
-                "Airspace consolidation is present.",
-            ],
-            ["There is no consolidation.", "No focal consolidation is seen.", "The lungs are clear."],
+        "Consolidation": _ours(
+            "consolidation",
+            ("Dense consolidation of the right lower lobe.", "No consolidation of the right lower lobe."),
+            ("Left upper lobe airspace consolidation.", "No left upper lobe airspace consolidation."),
+            ("A lobe of the lung is consolidated.", "No lobe of the lung is consolidated."),
+            ("Confluent airspace opacity with air bronchograms.", "No airspace opacity or air bronchograms."),
+            ("Focal consolidation is noted in the left lung.", "No focal consolidation is noted in the left lung."),
+            ("The lungs are opacified by consolidation.", "The lungs are free of consolidation."),
         ),
-        "Edema": Prompts(
-            [
-                "There is pulmonary edema.",
-                "Findings are consistent with pulmonary edema.",
-                "Interstitial edema is present.",
-            ],
-            ["There is no pulmonary edema.", "No evidence of pulmonary edema.", "The pulmonary vasculature is normal."],
+        "Edema": _ours(
+            "pulmonary edema",
+            ("Severe interstitial edema of both lungs.", "No interstitial edema of either lung."),
+            ("Perihilar haziness is present, reflecting edema.", "No perihilar haziness is present to suggest edema."),
+            ("The pulmonary vasculature is indistinct.", "The pulmonary vasculature is distinct."),
+            ("Bilateral perihilar opacities with fluid in the lungs.", "No perihilar opacities or fluid in the lungs."),
+            ("There is vascular congestion with edema.", "There is no vascular congestion or edema."),
+            ("Heart failure with edema in both lungs.", "No heart failure or edema in either lung."),
         ),
-        "Pleural Effusion": Prompts(
-            [
-                "There is a pleural effusion.",
-                "Pleural effusion is present.",
-                "Blunting of the costophrenic angle by pleural fluid.",
-            ],
-            ["There is no pleural effusion.", "No pleural effusion is seen.", "The costophrenic angles are sharp."],
+        "Pleural Effusion": _ours(
+            "pleural effusion",
+            ("Moderate pleural effusion on the left.", "No pleural effusion on the left."),
+            ("There is fluid in the right pleural space.", "There is no fluid in the right pleural space."),
+            ("Layering pleural fluid at both bases.", "No layering pleural fluid at either base."),
+            ("The costophrenic angle is blunted by fluid.", "The costophrenic angle is free of fluid."),
+            ("Pleural effusions are noted on both sides.", "No pleural effusions are noted on either side."),
+            ("A meniscus of pleural fluid is visible.", "No meniscus of pleural fluid is visible."),
+            article="a ",
         ),
-        "Pneumonia": Prompts(
-            [
-                "There is pneumonia.",
-                "Findings are consistent with pneumonia.",
-                "Focal opacity concerning for pneumonia.",
-            ],
-            ["There is no pneumonia.", "No evidence of pneumonia.", "The lungs are clear."],
+        "Pneumonia": _ours(
+            "pneumonia",
+            (
+                "Airspace opacity in the right lower lobe due to pneumonia.",
+                "No airspace opacity in the right lower lobe.",
+            ),
+            ("Pneumonia of the left lower lobe.", "No pneumonia of the left lower lobe."),
+            ("Focal consolidation compatible with infection.", "No focal consolidation compatible with infection."),
+            ("There is an infectious opacity in the lung.", "There is no infectious opacity in the lung."),
+            ("New opacification representing infection.", "No new opacification representing infection."),
+            ("Patchy opacities are concerning for pneumonia.", "No patchy opacities are concerning for pneumonia."),
         ),
-        "Pneumothorax": Prompts(
-            [
-                "There is a pneumothorax.",
-                "Pneumothorax is present.",
-                "A visible pleural line indicates a pneumothorax.",
-            ],
-            ["There is no pneumothorax.", "No pneumothorax is seen.", "The lungs are fully expanded."],
+        "Pneumothorax": _ours(
+            "pneumothorax",
+            ("Left apical pneumothorax with a pleural line.", "No left apical pneumothorax or pleural line."),
+            ("There is air in the right pleural space.", "There is no air in the right pleural space."),
+            ("A visible pleural line indicates a pneumothorax.", "No visible pleural line indicates a pneumothorax."),
+            ("Large pneumothorax on the right side.", "No pneumothorax on the right side."),
+            ("The lung is partially collapsed by pleural air.", "The lung is fully expanded without pleural air."),
+            ("Lung markings end at a pleural line.", "Lung markings end at the chest wall."),
+            article="a ",
         ),
-        "COVID-19": Prompts(
-            ["Findings are consistent with COVID-19 pneumonia.", "Bilateral peripheral opacities typical of COVID-19."],
-            ["Findings are not typical of COVID-19.", "Focal lobar consolidation typical of bacterial pneumonia."],
+        # Told from other pneumonias, so the absence of its own signs is the presence of theirs.
+        "COVID-19": _ours(
+            "COVID-19 pneumonia",
+            (
+                "Bilateral peripheral opacities typical of COVID-19.",
+                "Focal lobar consolidation typical of bacterial pneumonia.",
+            ),
+            ("Peripheral ground-glass opacities in both lungs.", "Dense consolidation in one lobe of the lung."),
+            ("Hazy opacities in both lower lungs.", "Confluent opacity in one lower lobe."),
+            ("Viral pneumonia in both lungs.", "Bacterial pneumonia in one lung."),
+            ("Multifocal opacities of viral infection.", "Focal opacity of bacterial infection."),
+            ("Findings typical of coronavirus infection.", "Findings typical of bacterial infection."),
         ),
     },
 )

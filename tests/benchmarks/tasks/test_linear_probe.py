@@ -14,11 +14,9 @@ from benchmarks.tasks.linear_probe import TASK
 from benchmarks.tasks.shared.probes import (
     Logistic,
     choose_strength,
-    fit_logistic,
-    log_losses,
+    logistic_path,
     patient_folds,
-    span,
-    standardise,
+    principal_axes,
 )
 from mlip.errors import UserError
 from tests.benchmarks.conftest import a_source
@@ -96,25 +94,22 @@ def test_test_labels_change_no_probability(rsna, name):
     np.testing.assert_array_equal(before.y, 1 - after.y)
 
 
-def test_strict_uses_validation_labels_at_the_full_fraction_only(rsna):
+def test_strict_reads_no_validation_row(rsna):
     before = rsna.run("linear_probe", "rsna")
-    val = pd.read_parquet(rsna.paths.splits("rsna"))["part"].eq("val")
+    val = pd.read_parquet(rsna.paths.splits("rsna"))["part"].eq("val").to_numpy()
 
     def flip(frame):
         frame.loc[val, "label.Pneumonia"] = 1 - frame.loc[val, "label.Pneumonia"]
 
     rsna.rewrite(rsna.paths.data("rsna") / "records.parquet", flip)
-    after = rsna.run("linear_probe", "rsna")
-    below = before.fraction < 100
-    np.testing.assert_array_equal(before.p[below], after.p[below])
-    assert np.abs(before.p[~below] - after.p[~below]).max() > 0.01, "wrong validation labels must ask for more penalty"
+    pd.testing.assert_frame_equal(before, rsna.run("linear_probe", "rsna"), check_exact=True)
 
 
 def test_only_the_rows_of_the_draw_are_fitted(rsna, monkeypatch):
     seen = []
-    original = fit_logistic
+    original = logistic_path
     monkeypatch.setattr(
-        module, "fit_logistic", lambda x, y, *rest: seen.append((len(y), y.sum())) or original(x, y, *rest)
+        module, "logistic_path", lambda x, y, *rest: seen.append((len(y), y.sum())) or original(x, y, *rest)
     )
     rsna.run("linear_probe", "rsna")
     splits = pd.read_parquet(rsna.paths.splits("rsna"))
@@ -209,23 +204,54 @@ def test_unfit_protocol_is_refused_before_anything_runs(world):
 # --- the solvers ------------------------------------------------------------------------------------------------------
 
 
-def test_the_row_space_changes_no_prediction(rng):
-    x, z = standardise(rng.normal(size=(30, 80)), rng.normal(size=(50, 80)))
-    y = rng.integers(0, 2, 30)
-    whole = fit_logistic(x, y, [0.1], 1000)[0]
-    small, other = span(x, z)
-    reduced = fit_logistic(small, y, [0.1], 1000)[0]
-    assert small.shape == (30, 30)
-    np.testing.assert_allclose(whole.predict_proba(z), reduced.predict_proba(other), atol=2e-3)
+def sklearn(x, y, strength):
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=1 / (strength * len(y)), max_iter=10_000, tol=1e-9, solver="newton-cholesky")
+    return model.fit(x, y)
+
+
+@pytest.mark.parametrize("shape", [(30, 80), (80, 30)])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_path_is_scikit_learns_minimum(rng, shape, classes):
+    """On all axes, in the rows' own axes, at strong and weak penalties, for two classes and several."""
+    scales = np.logspace(-2, 1, shape[1])
+    x, z = rng.normal(size=shape) * scales, rng.normal(size=(50, shape[1])) * scales
+    y = np.arange(shape[0]) % classes
+    x[:, 0] += y
+    axes, other = principal_axes(x, z)
+    assert axes.shape[1] == min(shape)
+    np.testing.assert_allclose(axes @ axes.T, x @ x.T, atol=1e-8)
+    strengths = [10, 0.1, 0.001]
+    for strength, model in zip(strengths, logistic_path(axes, y, strengths, 1000), strict=True):
+        p = model.probabilities(other)
+        np.testing.assert_allclose(p.sum(axis=1), 1)
+        np.testing.assert_allclose(p, sklearn(x, y, strength).predict_proba(z), atol=0.01)
+
+
+def test_features_that_say_nothing_give_the_share_of_each_class():
+    axes, other = principal_axes(np.zeros((12, 5)), np.zeros((2, 5)))
+    (model,) = logistic_path(axes, np.arange(12) % 4 // 3, [0.1], 1000)
+    np.testing.assert_allclose(model.probabilities(other), [[0.75, 0.25]] * 2, atol=1e-4)
+
+
+def test_a_fit_that_does_not_converge_is_no_number(rng):
+    x = rng.normal(size=(40, 5))
+    with pytest.raises(RuntimeError, match=r"strength 0\.001 did not converge"):
+        list(logistic_path(x, (x[:, 0] > 0).astype(int), [0.001], 1))
 
 
 def test_the_penalty_is_on_the_mean_loss(rng):
     """Repeating every row leaves the optimum where it is, so one grid serves all training sizes."""
+
+    def weights(x, y, strength):
+        (model,) = logistic_path(x, y, [strength], 1000)
+        return model.weights
+
     x, y = rng.normal(size=(40, 5)), rng.integers(0, 2, 40)
-    once = fit_logistic(x, y, [0.3], 1000)[0].coef_
-    thrice = fit_logistic(np.tile(x, (3, 1)), np.tile(y, 3), [0.3], 1000)[0].coef_
-    np.testing.assert_allclose(once, thrice, atol=1e-3)
-    assert np.linalg.norm(fit_logistic(x, y, [3.0], 1000)[0].coef_) < np.linalg.norm(once)
+    once = weights(x, y, 0.3)
+    np.testing.assert_allclose(once, weights(np.tile(x, (3, 1)), np.tile(y, 3), 0.3), atol=1e-4)
+    assert np.linalg.norm(weights(x, y, 3.0)) < np.linalg.norm(once)
 
 
 def test_folds_keep_patients_whole_and_classes_present(rng):
@@ -239,19 +265,27 @@ def test_folds_keep_patients_whole_and_classes_present(rng):
 
 
 def test_selection_takes_the_least_held_out_loss(rng):
-    settings = Logistic(
-        kind="logistic", strengths=[10, 0.1, 0.001], fallback=0.1, folds=3, single_fold_above=10**6, max_iter=1000
-    )
-    noise, y = rng.normal(size=(60, 40)), rng.integers(0, 2, 60)
-    patients = np.arange(60)
-    assert choose_strength(noise, y, patients, settings, rng) == 10, "nothing to learn asks for the strongest penalty"
-    held = (noise[:30], y[:30])
-    losses = [
-        log_losses(fit_logistic(noise[30:], y[30:], [s], 1000), *held)[0] for s in sorted(settings.strengths)[::-1]
-    ]
-    chosen = choose_strength(noise[30:], y[30:], patients[30:], settings, rng, held)
-    assert chosen == sorted(settings.strengths)[::-1][int(np.argmin(losses))]
-    clear = noise.copy()
-    clear[:, 0] += 8 * y
-    assert choose_strength(clear, y, patients, settings, rng) < 10
-    assert choose_strength(clear[:3], np.array([0, 0, 1]), patients[:3], settings, rng) == 0.1
+    """By scikit-learn over the whole grid: stopping early on the way to weak penalties misses nothing."""
+    settings = read_protocol("linear_probe", "strict").solver
+    assert isinstance(settings, Logistic)
+    grid = sorted(settings.strengths, reverse=True)
+    for strength in (0.0, 0.3, 1.0, 3.0):
+        y, patients = rng.integers(0, 2, 120), np.arange(120) // 2
+        x = rng.normal(size=(120, 20))
+        x[:, 0] += strength * y
+        folds = patient_folds(y, patients, settings.folds, np.random.default_rng(1))
+        losses = np.zeros(len(grid))
+        for fold in range(settings.folds):
+            held = folds == fold
+            for k, s in enumerate(grid):
+                logs = sklearn(x[~held], y[~held], s).predict_log_proba(x[held])
+                losses[k] -= logs[np.arange(held.sum()), y[held]].sum()
+        chosen = choose_strength(x, y, patients, settings, np.random.default_rng(1))
+        assert chosen == grid[int(np.argmin(losses))]
+        assert chosen > 1 if strength == 0 else chosen < 1 if strength == 3 else True, "noise asks for more penalty"
+    assert choose_strength(x[:3], np.array([0, 0, 1]), patients[:3] * 0 + [1, 2, 3], settings, rng) == settings.fallback
+
+
+def test_where_nothing_can_be_chosen_both_tasks_take_one_penalty():
+    probe, few = read_protocol("linear_probe", "strict"), read_protocol("few_shot", "strict")
+    assert probe.solver.fallback == few.strength

@@ -37,8 +37,8 @@ class DenseProtocol(Protocol):
     patience: int | None = Field(None, gt=0, description="best_val: readings without improvement before stopping")
     validate_every: int | None = Field(None, gt=0, description="best_val: iterations between two readings; null: an epoch")
     validation_images: int | None = Field(
-        None, gt=0, description="best_val: the loss is read on so many films of the validation part, the same for all rows "
-        "and fractions; null: the task's score on all of them"
+        None, gt=0, description="best_val: read on so many films of the validation part, half of them positive, the same for "
+        "all rows and fractions; null: on all"
     )  # fmt: skip
     balanced: list[str] = Field(
         default_factory=list, description="readers whose batches hold as many positive as negative images"
