@@ -233,6 +233,28 @@ def _dice(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> Stati
     return ratio(units, np.where(counted, score, 0.0), counted.astype(float))
 
 
+def _pixel_ap(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> Statistic:
+    """Average precision over all pixels of the films with the finding, pooled; no threshold takes part.
+
+    From histograms of the predicted probability over true and over other pixels (columns ``on_true``, ``on_other``, falling
+    bins): ``sum_b (recall_b - recall_b-1) precision_b``, as torchmetrics' BinaryAveragePrecision with given thresholds.
+    """
+    rows = np.flatnonzero(frame["truth"].to_numpy() > 0)
+    if not len(rows):
+        raise Undefined("no test image has a true pixel")
+    on, off = (np.stack(frame[c].to_numpy()[rows]).astype(float) for c in ("on_true", "on_other"))
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        per_film = weights[units[rows]]
+        tp, fp = (np.cumsum(h.T @ per_film, axis=0) for h in (on, off))  # [bins, R] from the highest bin on
+        total = tp[-1]
+        precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=tp + fp > 0)
+        gained = (np.diff(tp, axis=0, prepend=0) * precision).sum(axis=0)
+        return np.divide(gained, total, out=np.full(total.shape, np.nan), where=total > 0)
+
+    return statistic
+
+
 # --- detection --------------------------------------------------------------------------------------------------------
 
 
@@ -280,5 +302,6 @@ METRICS: dict[str, Metric] = {
     "accuracy_argmax": Metric(_CLASSIFICATION, _accuracy_argmax),
     "recall_at": Metric(("image_id", "patient_id", "label", "rank"), _recall_at),
     "dice": Metric(("image_id", "patient_id", "tp", "predicted", "truth"), _dice),
+    "pixel_ap": Metric(("image_id", "patient_id", "truth", "on_true", "on_other"), _pixel_ap),
     "map": Metric(("image_id", "patient_id", "n_truth", "scores", "matched"), _map),
 }

@@ -16,6 +16,8 @@ from mlip.seeding import generator, seed_everything, seed_for
 from mlip.study import Study
 
 if TYPE_CHECKING:
+    import torch
+
     from benchmarks.tasks.detection.boxes import ImageBoxes
     from benchmarks.tasks.detection.model import Detector
     from benchmarks.tasks.shared.dense.data import KnownRows
@@ -159,9 +161,11 @@ def _train_and_detect(
     net = build_retinanet(features.maps, protocol, len(data.categories)).to(job.device)
     detector = Detector(net, features.maps, job.study.image_size)
     val = data.rows.part("val")
-    few = validation_rows(val, data.positive[val], protocol.validation_images, generator(job.study.seed, "val", job.dataset))
+    few = validation_rows(
+        val, data.positive[val], protocol.validation_images, generator(job.study.seed, "val", job.dataset)
+    )
 
-    def loss_of(rows: np.ndarray) -> Tensor:
+    def loss_of(rows: np.ndarray) -> torch.Tensor:
         return detector.loss(features.batch(rows), [data.truth[row] for row in rows])
 
     def validate() -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
@@ -77,8 +80,41 @@ class ProgressiveUpsampling(nn.Sequential):
         return super().forward(maps[0])
 
 
+BINS = 64  # of the predicted logit, between -RANGE and RANGE
+RANGE = 8.0
+
+
 @torch.no_grad()
-def pixel_counts(logits: Tensor, truth: Tensor, threshold: float) -> Tensor:
-    """[B, 3] int64: pixels that are predicted and true, predicted, true, of logits [B, 1, S, S] and masks [B, S, S]."""
-    on, real = logits[:, 0].sigmoid() > threshold, truth > 0
-    return torch.stack([(on & real).sum((1, 2)), on.sum((1, 2)), real.sum((1, 2))], dim=1)
+def pixel_histograms(logits: Tensor, truth: Tensor) -> Tensor:
+    """[B, 2, BINS] int64: how many true and how many other pixels have a logit in each bin, the highest bin first.
+
+    Parameters
+    ----------
+    logits : [B, 1, S, S]; what lies outside the range counts in the outermost bin. truth : [B, S, S] masks.
+    """
+    place = ((RANGE - logits[:, 0].clamp(-RANGE, RANGE)) * (BINS / (2 * RANGE))).long().clamp_max(BINS - 1).flatten(1)
+    real = (truth > 0).flatten(1).long()
+    flat = place + BINS * (1 - real) + 2 * BINS * torch.arange(len(place), device=place.device)[:, None]
+    return torch.bincount(flat.flatten(), minlength=2 * BINS * len(place)).view(len(place), 2, BINS)
+
+
+def counts_above(histograms: np.ndarray, bins: int) -> np.ndarray:
+    """[B, 2, BINS] -> [B, 3] int64: pixels in the first ``bins`` bins that are true, all of those, all true ones."""
+    above = histograms[:, :, :bins].sum(axis=2)
+    return np.stack([above[:, 0], above.sum(axis=1), histograms[:, 0].sum(axis=1)], axis=1)
+
+
+def best_bins(histograms: np.ndarray) -> int:
+    """How many bins from the top give the best mean Dice over the films with the finding; half of them without such a film."""
+    known = histograms[histograms[:, 0].sum(axis=1) > 0]
+    if not len(known):
+        return BINS // 2
+    tp, other = (np.cumsum(known[:, k], axis=1) for k in (0, 1))
+    dice = 2 * tp / (tp + other + tp[:, -1:])
+    return int(dice.mean(axis=0).argmax()) + 1
+
+
+def bins_above(probability: float) -> int:
+    """Bins whose pixels all lie above a probability, to the nearest edge: .5 is half of them."""
+    logit = math.log(probability / (1 - probability))
+    return round((RANGE - min(max(logit, -RANGE), RANGE)) * (BINS / (2 * RANGE)))

@@ -17,7 +17,11 @@ class SegmentationProtocol(DenseProtocol):
     dice: Literal["one_minus", "minus_log"] = Field(description="form of the soft Dice term")
     focal_weight: float = Field(ge=0)
     focal_gamma: float = Field(ge=0)
-    threshold: float = Field(0.5, gt=0, lt=1, description="a pixel is predicted above this probability")
+    threshold: float | Literal["validation"] = Field(
+        0.5,
+        description="a pixel is predicted above this probability; validation: the bin edge with the best mean Dice over the "
+        "validation films with the finding (those of `validation_images`)",
+    )
     leaderboard: Literal["positives", "all"] = Field(
         description="positives: Dice over images with the finding comes first; all: with empty images scored 1 or 0"
     )

@@ -25,7 +25,8 @@ class SegmentationTask(Task):
     """A decoder on the frozen encoder, for each label fraction and draw.
 
     Rows: one per test image with a known mask, fraction and draw, with the columns ``image_id, patient_id, fraction,
-    draw, tp, predicted, truth``: pixels at the stored resolution that are predicted and true, predicted, true.
+    draw, tp, predicted, truth, on_true, on_other``: pixels at the stored resolution that are predicted and true, predicted,
+    true; and the histograms of the predicted logit over true and over other pixels (:func:`pixel_histograms`).
     """
 
     name = "segmentation"
@@ -45,25 +46,30 @@ class SegmentationTask(Task):
         features = FrozenFeatures.of(job, data.store.images, np.flatnonzero(data.rows.known))
         with deterministic(job.device):
             parts = [
-                data.table(_train_and_count(job, data, features, fraction, draw), fraction, draw)
+                data.table(*_train_and_count(job, data, features, fraction, draw), fraction, draw)
                 for fraction, draw in self.plan(job.protocol, job.task)
             ]
         return pd.concat(parts, ignore_index=True)
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:
+        import torch
+
+        from benchmarks.tasks.segmentation.model import pixel_histograms
         from benchmarks.tasks.segmentation.prior import mean_mask
 
         data = _Data(job)
         truth = np.concatenate([data.masks(chunk) for chunk in _chunks(data.test)]) > 0
         parts = []
         for fraction, draw in self.plan(job.protocol, job.task):
-            guess = np.zeros(truth.shape[1:], dtype=bool)
+            guess = score = np.zeros(truth.shape[1:])
             if job.method == "mean-mask":
                 assert data.store.masks is not None
-                guess = mean_mask(data.store.masks, data.mask_row[data.rows.train(fraction, draw)])
-            axes = (1, 2)
-            counts = [(truth & guess).sum(axes), np.full(len(truth), guess.sum()), truth.sum(axes)]
-            parts.append(data.table(np.stack(counts, axis=1), fraction, draw))
+                guess, score = mean_mask(data.store.masks, data.mask_row[data.rows.train(fraction, draw)])
+            logits = torch.from_numpy(score).logit(eps=1e-6)[None, None].expand(len(truth), 1, -1, -1)
+            axes, found = (1, 2), guess > 0
+            counts = [(truth & found).sum(axes), np.full(len(truth), found.sum()), truth.sum(axes)]
+            histograms = pixel_histograms(logits, torch.from_numpy(truth)).numpy()
+            parts.append(data.table(np.stack(counts, axis=1), histograms, fraction, draw))
         return pd.concat(parts, ignore_index=True)
 
     def metrics(self, protocol: SegmentationProtocol, source: Source) -> list[MetricSpec]:
@@ -71,7 +77,8 @@ class SegmentationTask(Task):
             MetricSpec("dice", "Dice (images with the finding)", {"empty": "skip"}),
             MetricSpec("dice", "Dice (empty = 1 if empty)", {"empty": "one_if_empty"}),
         ]
-        return specs if protocol.leaderboard == "positives" else specs[::-1]
+        specs = specs if protocol.leaderboard == "positives" else specs[::-1]
+        return [*specs, MetricSpec("pixel_ap", "Pixel AP")]
 
     def check(self, protocol: SegmentationProtocol, source: Source, study: Study) -> None:
         if not source.reader.mask_name:
@@ -109,20 +116,24 @@ class _Data:
         """[n] bool: whether the mask of each image has a pixel."""
         return np.concatenate([self.masks(chunk).any(axis=(1, 2)) for chunk in _chunks(rows)])
 
-    def table(self, counts: np.ndarray, fraction: int, draw: int) -> pd.DataFrame:
-        """The task's rows from [n, 3] counts of the test images."""
+    def table(self, counts: np.ndarray, histograms: np.ndarray, fraction: int, draw: int) -> pd.DataFrame:
+        """The task's rows from [n, 3] counts and [n, 2, bins] histograms of the test images."""
         table = self.rows.identifiers(self.test)
         table["fraction"], table["draw"] = fraction, draw
         for column, values in zip(("tp", "predicted", "truth"), counts.T, strict=True):
             table[column] = values.astype(np.int64)
+        table["on_true"], table["on_other"] = list(histograms[:, 0]), list(histograms[:, 1])
         return table
 
 
-def _train_and_count(job: EvalJob, data: _Data, features: FrozenFeatures, fraction: int, draw: int) -> np.ndarray:
+def _train_and_count(
+    job: EvalJob, data: _Data, features: FrozenFeatures, fraction: int, draw: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts [n, 3] and histograms [n, 2, bins] of the test images."""
     import torch
 
     from benchmarks.tasks.segmentation.losses import FocalDice
-    from benchmarks.tasks.segmentation.model import Segmenter, pixel_counts
+    from benchmarks.tasks.segmentation.model import Segmenter, best_bins, bins_above, counts_above, pixel_histograms
     from benchmarks.tasks.shared.dense.protocol import at_fraction
     from benchmarks.tasks.shared.dense.training import draw_batches, fit, report, validation_rows
 
@@ -142,7 +153,9 @@ def _train_and_count(job: EvalJob, data: _Data, features: FrozenFeatures, fracti
     model = Segmenter(features.maps, protocol, job.study.image_size).to(job.device)
     criterion = FocalDice(protocol)
     val = data.rows.part("val")
-    few = validation_rows(val, data.positive(val), protocol.validation_images, generator(job.study.seed, "val", job.dataset))
+    few = validation_rows(
+        val, data.positive(val), protocol.validation_images, generator(job.study.seed, "val", job.dataset)
+    )
 
     def truth(rows: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(data.masks(rows)).to(job.device)
@@ -158,12 +171,16 @@ def _train_and_count(job: EvalJob, data: _Data, features: FrozenFeatures, fracti
     spacing = protocol.spacing(fraction, len(train))
     validated = validate if protocol.selection == "best_val" else None
     report(job, fraction, draw, fit(model, loss_of, batches, protocol, fraction, spacing, validated))
-    features.prepare(data.test)
-    with torch.no_grad():
-        counts = [
-            pixel_counts(model(features.batch(chunk)), truth(chunk), protocol.threshold) for chunk in _chunks(data.test)
-        ]
-    return torch.cat(counts).cpu().numpy()
+
+    @torch.no_grad()
+    def histograms(rows: np.ndarray) -> np.ndarray:
+        features.prepare(rows)
+        parts = [pixel_histograms(model(features.batch(chunk)), truth(chunk)) for chunk in _chunks(rows)]
+        return torch.cat(parts).cpu().numpy()
+
+    bins = best_bins(histograms(few)) if protocol.threshold == "validation" else bins_above(protocol.threshold)
+    found = histograms(data.test)
+    return counts_above(found, bins), found
 
 
 def _chunks(rows: np.ndarray) -> list[np.ndarray]:

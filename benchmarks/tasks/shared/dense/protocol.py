@@ -35,7 +35,9 @@ class DenseProtocol(Protocol):
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
     selection: Literal["last", "best_val"] = Field(description="which weights are tested")
     patience: int | None = Field(None, gt=0, description="best_val: readings without improvement before stopping")
-    validate_every: int | None = Field(None, gt=0, description="best_val: iterations between two readings; null: an epoch")
+    validate_every: int | None = Field(
+        None, gt=0, description="best_val: iterations between two readings; null: an epoch"
+    )
     validation_images: int | None = Field(
         None, gt=0, description="best_val: read on so many films of the validation part, half of them positive, the same for "
         "all rows and fractions; null: on all"

@@ -77,7 +77,11 @@ def fit(
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
-        trained, lr=at_fraction(protocol.lr, fraction), weight_decay=protocol.weight_decay, betas=protocol.betas, fused=True
+        trained,
+        lr=at_fraction(protocol.lr, fraction),
+        weight_decay=protocol.weight_decay,
+        betas=protocol.betas,
+        fused=True,
     )
     rising = round(protocol.warmup * len(batches))
     shape = "constant" if protocol.schedule == "plateau" else protocol.schedule
