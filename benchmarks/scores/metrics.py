@@ -242,7 +242,7 @@ def _pixel_ap(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> S
     rows = np.flatnonzero(frame["truth"].to_numpy() > 0)
     if not len(rows):
         raise Undefined("no test image has a true pixel")
-    on, off = (np.stack(frame[c].to_numpy()[rows]).astype(float) for c in ("on_true", "on_other"))
+    on, off = (np.stack(list(frame[c].to_numpy()[rows])).astype(float) for c in ("on_true", "on_other"))
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         per_film = weights[units[rows]]

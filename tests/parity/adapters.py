@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.scores.metrics import METRICS
 from benchmarks.scores.weighted import Undefined
-from benchmarks.tasks.segmentation.model import pixel_counts
+from benchmarks.tasks.segmentation.model import bins_above, counts_above, pixel_histograms
 from mlip.isbi24.matching import matched_distances
 from mlip.losses import contrastive, local_alignment, token_alignment
 from mlip.losses import prototypes as prototype_losses
@@ -121,7 +121,8 @@ def ipot(
 def dice_mgca2022(probability: ArrayLike, truth: ArrayLike, threshold: float = 0.5) -> Arrays:
     """From logits to counts as the segmentation task makes them, and the table's two Dice metrics on these."""
     logits = torch.logit(torch.tensor(np.asarray(probability))).unsqueeze(1)
-    counts = pixel_counts(logits, torch.tensor(np.asarray(truth)), float(threshold)).numpy()
+    histograms = pixel_histograms(logits, torch.tensor(np.asarray(truth))).numpy()
+    counts = counts_above(histograms, bins_above(float(threshold)))
     frame = pd.DataFrame(counts, columns=["tp", "predicted", "truth"])
     found = {"dice": METRICS["dice"].value(frame, {"empty": "one_if_empty"})}
     try:

@@ -5,7 +5,7 @@ import torch
 from torchmetrics.functional.segmentation import dice_score
 
 from benchmarks.scores.dice import dice_from_counts
-from benchmarks.tasks.segmentation.model import pixel_counts
+from benchmarks.tasks.segmentation.model import bins_above, counts_above, pixel_histograms
 from tests.parity.adapters import dice_mgca2022
 
 
@@ -19,7 +19,7 @@ def test_empty_truth_scores_by_the_convention_asked_for() -> None:
 def test_agrees_with_torchmetrics(rng: np.random.Generator) -> None:
     logits, truth = torch.tensor(rng.normal(size=(6, 1, 9, 7))), torch.tensor(rng.random((6, 9, 7)) < 0.3)
     theirs = dice_score(logits > 0, truth[:, None], num_classes=1, average="micro")
-    ours = dice_from_counts(*pixel_counts(logits, truth, 0.5).T.numpy())
+    ours = dice_from_counts(*counts_above(pixel_histograms(logits, truth).numpy(), bins_above(0.5)).T)
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6)
 
 

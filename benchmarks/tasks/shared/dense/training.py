@@ -115,6 +115,8 @@ def fit(
                 # A lower rate goes on from the best weights: the plateau may be the rate's.
                 drop, keeper.waited, enough = 0.1, 0, False
                 model.load_state_dict(keeper.state)
+                for group in optimiser.param_groups:
+                    group["lr"] *= drop
             if enough:
                 stopped = step + 1 < len(batches)
                 break

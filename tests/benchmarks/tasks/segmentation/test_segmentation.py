@@ -37,7 +37,9 @@ def test_decoder_learns_planted_squares_and_leaves_the_encoder_alone(kind, goal,
 
     assert scores(job, table)[POSITIVES] > goal, "a frozen random encoder suffices to outline bright squares"
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
-    assert list(table.columns) == ["image_id", "patient_id", "fraction", "draw", "tp", "predicted", "truth"]
+    assert list(table.columns) == [
+        *("image_id", "patient_id", "fraction", "draw", "tp", "predicted", "truth", "on_true", "on_other")
+    ]
     assert len(table) == 22, "films without a known mask are left out"
     assert (table.tp <= table[["predicted", "truth"]].min(axis=1)).all() and (table.truth > 0).sum() == 11
     again = TASK.run(world.job(TASK, config, **QUICK | {"iterations": 3}))
@@ -86,9 +88,14 @@ def test_empty_mask_shows_what_the_lineages_rule_gives_away(tmp_path: Path) -> N
     world.plant(config)
     job = world.job(TASK, config, method="empty-mask")
     table = TASK.run_control(job)
-    assert scores(job, table) == {POSITIVES: 0.0, LINEAGE: 0.5}
+    found = scores(job, table)
+    share = table.truth.sum() / (table.truth > 0).sum() / world.SIZE**2
+    assert found.pop("Pixel AP") == pytest.approx(share), (
+        "the share of true pixels is what scores that say nothing reach"
+    )
+    assert found == {POSITIVES: 0.0, LINEAGE: 0.5}
     lineage = world.job(TASK, config, protocol="mgca-2022")
-    assert list(scores(lineage, table)) == [LINEAGE, POSITIVES]
+    assert list(scores(lineage, table)) == [LINEAGE, POSITIVES, "Pixel AP"]
 
 
 def test_mean_mask_beats_nothing_and_is_the_same_everywhere(tmp_path: Path) -> None:
@@ -106,9 +113,48 @@ def test_mean_mask_takes_the_level_with_the_best_training_dice() -> None:
     masks = np.zeros((4, 4, 4), dtype=np.uint8)
     masks[:3, :2] = 1  # three times the upper half, once with a corner more
     masks[2, 3, 3] = 1
-    best = mean_mask(masks, np.arange(4))
+    best, mean = mean_mask(masks, np.arange(4))
     assert best[:2].all() and not best[2:].any()
-    assert not mean_mask(masks, np.array([3])).any()
+    assert mean[0, 0] == 1 and mean[3, 3] == pytest.approx(1 / 3) and mean[3, 0] == 0
+    assert not np.concatenate(mean_mask(masks, np.array([3]))).any()
+
+
+def test_pixel_ap_is_scikit_learns_on_the_bins() -> None:
+    from sklearn.metrics import average_precision_score
+
+    from benchmarks.tasks.segmentation.model import BINS, RANGE, pixel_histograms
+
+    draw = torch.Generator().manual_seed(0)
+    truth = torch.rand(5, 12, 12, generator=draw) < 0.2
+    truth[3] = False  # without the finding: not among the pixels
+    logits = (3 * torch.randn(5, 1, 12, 12, generator=draw) + 2 * truth[:, None]).clamp(-9, 9)
+    histograms = pixel_histograms(logits, truth).numpy()
+    assert (histograms.sum(axis=(1, 2)) == 144).all()
+    frame = pd.DataFrame({"truth": truth.sum((1, 2)).numpy()})
+    frame["on_true"], frame["on_other"] = list(histograms[:, 0]), list(histograms[:, 1])
+    seen = [0, 1, 2, 4]
+    steps = np.ceil(logits[seen, 0].clamp(-RANGE, RANGE).numpy() * BINS / (2 * RANGE))
+    expected = average_precision_score(truth[seen].numpy().ravel(), steps.ravel())
+    assert METRICS["pixel_ap"].value(frame) == pytest.approx(expected, abs=2e-3)
+    # A film drawn twice counts twice.
+    units, weights = np.arange(5), np.array([[2.0], [1], [1], [7], [0]], dtype=np.float32)
+    _, resampled = METRICS["pixel_ap"].resample(frame, units, weights)
+    twice = frame.iloc[[0, 0, 1, 2]].reset_index(drop=True)
+    assert resampled[0] == pytest.approx(METRICS["pixel_ap"].value(twice), rel=1e-6)
+
+
+def test_the_threshold_is_the_best_on_the_films_that_are_given() -> None:
+    from benchmarks.scores.dice import dice_from_counts
+    from benchmarks.tasks.segmentation.model import BINS, best_bins, bins_above, counts_above, pixel_histograms
+
+    draw = torch.Generator().manual_seed(1)
+    truth = torch.rand(6, 10, 10, generator=draw) < 0.3
+    logits = torch.randn(6, 1, 10, 10, generator=draw) - 3 + 2 * truth[:, None]
+    histograms = pixel_histograms(logits, truth).numpy()
+    dice = [dice_from_counts(*counts_above(histograms, k).T, empty_score=None).mean() for k in range(1, BINS + 1)]
+    assert best_bins(histograms) == int(np.argmax(dice)) + 1 != bins_above(0.5)
+    assert max(dice) > 0.1 + dice[bins_above(0.5) - 1]
+    assert best_bins(histograms * 0) == BINS // 2
 
 
 def test_validation_selects_and_stops(tmp_path: Path, monkeypatch) -> None:

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from benchmarks.tasks.shared.dense.protocol import DenseProtocol, at_fraction
-from benchmarks.tasks.shared.dense.training import deterministic, draw_batches, fit
+from benchmarks.tasks.shared.dense.training import deterministic, draw_batches, fit, validation_rows
 from mlip.detectron2_compat import prepare
 
 BASE = {"name": "t", "title": "t", "batch_size": 4, "lr": 0.1, "weight_decay": 0.0, "schedule": "constant"}
@@ -61,8 +61,37 @@ def test_best_val_restores_the_best_and_stops() -> None:
             validate,
         )
     assert not torch.are_deterministic_algorithms_enabled()
-    assert model.weight.item() == pytest.approx(0.3, abs=0.01) and len(history) == len(seen) == 5
+    assert model.weight.item() == pytest.approx(0.3, abs=0.01) and len(history.losses) == len(seen) == 5
+    assert history.stopped
     assert not model.training
+
+
+def test_a_plateau_lowers_the_rate_once_and_goes_on_from_the_best() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(0.0)
+    seen: list[float] = []
+
+    def validate() -> float:
+        seen.append(model.weight.item())
+        return -abs(model.weight.item() - 0.33)
+
+    settings = {"schedule": "plateau", "selection": "best_val", "patience": 2, "validate_every": 1}
+    fitted = fit(model, lambda rows: -model.weight.sum(), [np.array([0])] * 60, protocol(**settings), 100, 1, validate)
+    steps = np.diff(seen)
+    late = steps[np.flatnonzero(steps < 0)[0] + 1 :]  # after it went back to the best weights
+    assert steps[0] > 5 * late.max() > 0 and fitted.stopped and len(fitted.losses) < 60
+    assert abs(model.weight.item() - 0.33) < 0.02
+    with pytest.raises(ValidationError, match=r"`plateau` needs"):
+        protocol(schedule="plateau")
+
+
+def test_validation_rows_are_few_balanced_and_fixed() -> None:
+    rows, positive = np.arange(200, 300), np.arange(100) < 20
+    few = validation_rows(rows, positive, 32, np.random.default_rng(0))
+    assert len(few) == 32 and (few < 220).sum() == 16 and (np.diff(few) > 0).all()
+    assert (validation_rows(rows, positive, 64, np.random.default_rng(0)) < 220).sum() == 20, "all there are"
+    assert len(validation_rows(rows, positive, None, np.random.default_rng(0))) == 100
+    assert len(validation_rows(rows, np.ones(100, bool), 32, np.random.default_rng(0))) == 32
 
 
 def test_detectron2_imports_and_its_placeholder_says_what_is_missing() -> None:
