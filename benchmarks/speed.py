@@ -124,6 +124,50 @@ def transport() -> str:
     return f"transport: batched {seconds['batched']:.2f} s, one by one {seconds['single']:.2f} s: ratio {ratio:.1f}"
 
 
+def depthwise() -> str:
+    """A depthwise layer of EfficientNet-Lite0 on 4 x 4 cells, and the whole encoder's step, against oneDNN's convolutions."""
+    import copy
+
+    import torch
+    from torch import Tensor, nn
+
+    from mlip.encoders.depthwise import SmallMapDepthwise, use_small_maps
+    from mlip.encoders.timm_models import timm_model
+    from mlip.study import ImageEncoderConfig
+
+    torch.set_num_threads(1)
+    theirs = nn.Conv2d(1152, 1152, 5, padding=2, groups=1152, bias=False).to(memory_format=torch.channels_last)
+    ours = copy.deepcopy(theirs)
+    use_small_maps(nn.Sequential(ours))
+    assert isinstance(ours, SmallMapDepthwise)
+    plain = timm_model(ImageEncoderConfig(name="tf_efficientnet_lite0"), "cnn", 64).to(
+        memory_format=torch.channels_last
+    )
+    mended = copy.deepcopy(plain)
+    use_small_maps(mended)
+    maps = torch.randn(48, 1152, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    images = torch.randn(48, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+
+    def step(module: nn.Module, x: Tensor) -> None:
+        module(x).sum().backward()
+
+    seconds = best(
+        {
+            "layer": lambda: step(ours, maps),
+            "layer before": lambda: step(theirs, maps),
+            "encoder": lambda: step(mended, images),
+            "encoder before": lambda: step(plain, images),
+        },
+        5,
+    )
+    ratios = {name: seconds[f"{name} before"] / seconds[name] for name in ("layer", "encoder")}
+    return (
+        f"depthwise: a layer of 1152 channels on 4 x 4 cells {1000 * seconds['layer']:.0f} ms, oneDNN "
+        f"{1000 * seconds['layer before']:.0f} ms: ratio {ratios['layer']:.1f}; EfficientNet-Lite0 on 48 films of 64 px, forward and "
+        f"backward, {1000 * seconds['encoder']:.0f} ms, before {1000 * seconds['encoder before']:.0f} ms: ratio {ratios['encoder']:.1f}"
+    )
+
+
 def films() -> str:
     """Virtual films at 224 px from base projections against projecting a warped volume for each film."""
     from mlip.study import TwinConfig
@@ -152,7 +196,7 @@ def gloria() -> str:
 
 def main() -> None:
     print(f"{os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}")
-    for part in (loader, store, transport, films, gloria):
+    for part in (loader, store, transport, depthwise, films, gloria):
         print(part(), flush=True)
 
 
