@@ -132,8 +132,13 @@ def simulate(quality: float, plan: list[tuple[int, int]], *, method: str, seed: 
     return pd.concat(parts, ignore_index=True)
 
 
-def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> World:
-    """The study, with method folders, tasks and protocols of its own put in place of the real ones."""
+def make_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, textless: Sequence[str] = ("gamma",), **changes: Any
+) -> World:
+    """The study, with method folders, tasks and protocols of its own put in place of the real ones.
+
+    ``textless``: folders that list no capability, so that the task ``direct`` skips them.
+    """
     folders = {}
     for name, status in (
         ("alpha", "official-agreement"),
@@ -147,7 +152,7 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) 
             "id": name, "title": name.capitalize(), "paper": "none", "citation": "none", "year": 2024, "status": status,
             "encoders": {"supports": ["cnn", "vit"], "prefers": "cnn"}, "trained": status != "control",
             "seeded": status != "control",
-            "capabilities": [] if name == "gamma" else ["zero_shot"], "components": {"extra": {"doc": "a part", "source": "ours"}},
+            "capabilities": [] if name in textless else ["zero_shot"], "components": {"extra": {"doc": "a part", "source": "ours"}},
             "recipes": {"small": {"epochs": 3, "batch_size": 8, "lr": 0.001, "weight_decay": 0.1}},
         }  # fmt: skip
         (folder / "method.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")

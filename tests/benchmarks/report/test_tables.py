@@ -133,6 +133,23 @@ def test_a_row_that_lost_a_cell_has_no_standing(tmp_path, monkeypatch):
     assert rows["Alpha"][rows["method"].index("Probe: AUROC 100 %")] == "failed"
 
 
+def test_a_control_that_cannot_do_a_task_is_no_rival_and_no_obstacle_in_the_headline(tmp_path, monkeypatch):
+    """An ImageNet encoder has no text side: with it in the study no standing was ever bold. One that failed still forbids it."""
+    from benchmarks.cells import compute
+    from benchmarks.report.standing import standings
+
+    for lost in (False, True):
+        world = make_world(tmp_path / str(lost), monkeypatch, textless=("gamma", "noise"), **THREE_SEEDS)
+        world.fill()
+        if lost:
+            world.fail_evaluation("probe", "rsna", "noise", "out of memory")
+        found = standings(compute(world.plan), 0.95)
+        assert ("noise" in found.estimates, bool(found.above_controls)) == (False, False)
+    world = make_world(tmp_path / "both", monkeypatch, textless=("gamma",), **THREE_SEEDS)
+    world.fill()
+    assert standings(compute(world.plan), 0.95).above_controls["alpha"]
+
+
 def test_columns_of_two_metrics_are_not_averaged(tmp_path, monkeypatch):
     def metrics(self, protocol, source):
         found = [MetricSpec("auroc", "AUROC"), MetricSpec("average_precision", "Average precision")]
