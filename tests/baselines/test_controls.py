@@ -26,7 +26,7 @@ def test_who_starts_from_what_and_how_often_it_is_evaluated() -> None:
     once = {name for name, entry in rows.items() if entry.seeds(study) == [0]}
     assert once == {"imagenet", "imagenet-vit", "thumbnail"}
     assert all(entry.seeds(study) == study.pretrain.seeds for name, entry in rows.items() if name not in once)
-    assert [name for name, entry in rows.items() if entry.calibrated] == ["random", "random-vit"]
+    assert [name for name, entry in rows.items() if entry.calibrated] == ["random"]
 
 
 def test_an_imagenet_row_needs_weights() -> None:

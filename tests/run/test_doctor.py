@@ -52,10 +52,10 @@ def test_missing_damaged_and_generated(tmp_path: Path) -> None:
     assert by_name["object_cxr"].state == "missing"
     assert "set datasets.object_cxr.root" in by_name["object_cxr"].next_step
     assert [(t.task, t.dataset, t.obstacle) for t in report.tables] == [
-        ("zero_shot", "rsna", ""),
-        ("zero_shot", "siim", "data damaged"),
         ("detection", "rsna", ""),
         ("detection", "object_cxr", "data missing"),
+        ("zero_shot", "rsna", ""),
+        ("zero_shot", "siim", "data damaged"),
     ]
     console = Console(width=80, record=True, file=io.StringIO())
     render(report, console)
