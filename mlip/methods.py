@@ -51,7 +51,7 @@ class Entry:
 
     def image_config(self, study: Study) -> ImageEncoderConfig:
         """The image encoder of the row before its training."""
-        config = study.encoders.cnn if self.encoder == "cnn" else study.encoders.vit
+        config = study.encoders.image(self.encoder)
         return config.without_weights() if self.manifest.start == "random" else config
 
     def training_seed(self, seed: int) -> int:
@@ -105,7 +105,8 @@ def entries(study: Study) -> tuple[dict[str, Entry], dict[str, str]]:
         except UserError as error:
             faults[method] = str(error)
     if config.include is None:  # nobody has asked for these rows by name
-        asked = {n: v for n, v in asked.items() if n in config.variants or not _lacks_weights(study, manifests.get(n))}
+        pointless = {n for n, m in manifests.items() if _lacks_weights(study, m, m.encoders.prefers)}
+        asked = {n: v for n, v in asked.items() if n in config.variants or n not in pointless}
     rows = {
         name: _entry(study, name, variant, folders[variant.method], manifests[variant.method])
         for name, variant in asked.items()
@@ -114,11 +115,9 @@ def entries(study: Study) -> tuple[dict[str, Entry], dict[str, str]]:
     return rows, {name: faults[variant.method] for name, variant in asked.items() if variant.method in faults}
 
 
-def _lacks_weights(study: Study, manifest: Manifest | None) -> bool:
+def _lacks_weights(study: Study, manifest: Manifest, encoder: EncoderKind) -> bool:
     """Whether a row is the pretrained encoder itself in a study whose encoder starts from random weights."""
-    if manifest is None or manifest.start != "pretrained":
-        return False
-    return not getattr(study.encoders, manifest.encoders.prefers).has_weights
+    return manifest.start == "pretrained" and not study.encoders.image(encoder).has_weights
 
 
 def _sound_manifest(folder: Path, tier: str) -> Manifest:
@@ -149,8 +148,7 @@ def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manife
             where=where,
             fix="choose a supported one",
         )
-    config = study.encoders.cnn if encoder == "cnn" else study.encoders.vit
-    if manifest.start == "pretrained" and not config.has_weights:
+    if _lacks_weights(study, manifest, encoder):
         raise UserError(
             f"{name} is the study's {encoder} before any training on films, which must be pretrained to be worth a row",
             where=f"study {study.study}: encoders.{encoder}",

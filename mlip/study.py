@@ -112,6 +112,9 @@ class EncodersConfig(Strict):
     vit: ImageEncoderConfig
     text: TextEncoderConfig
 
+    def image(self, kind: Literal["cnn", "vit"]) -> ImageEncoderConfig:
+        return self.cnn if kind == "cnn" else self.vit
+
 
 class PretrainConfig(Strict):
     """Budget shared by all methods, so that no row is better for having trained longer.

@@ -35,7 +35,7 @@ def check_encoders(study: Study, kinds: Collection[Literal["cnn", "vit"]], stage
         the weights file, and the fix.
     """
     for kind in sorted(set(kinds)):
-        config = study.encoders.cnn if kind == "cnn" else study.encoders.vit
+        config = study.encoders.image(kind)
         if ":" in config.name:  # `hf-hub:owner/model`
             continue
         with torch.device("meta"):

@@ -21,7 +21,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from mlip.encoders.depthwise import use_small_maps
-from mlip.encoders.timm_models import is_fixed_size, timm_model
+from mlip.encoders.timm_models import timm_model
+from mlip.encoders.timm_names import is_fixed_size
 from mlip.errors import UserError
 from mlip.study import ImageEncoderConfig
 
@@ -120,10 +121,11 @@ class ImageEncoder(nn.Module):
         """
         self.require_stages()
         if self.kind == "vit":
-            images = self.resize(images).contiguous(memory_format=torch.channels_last)
-            levels = self.model.patch_embed.backbone.levels(images)
-            grid = self(images).grid.permute(0, 3, 1, 2)
-            return [levels[4], levels[8], grid, functional.avg_pool2d(grid, 2)]
+            stem = self.model.patch_embed.backbone
+            with _OutputsTap(stem.blocks) as tap:
+                grid = self(images).grid.permute(0, 3, 1, 2)
+            level = dict(zip(stem.strides, tap.outputs, strict=True))  # the last map of each stride
+            return [level[4], level[8], grid, functional.avg_pool2d(grid, 2)]
         images = self.resize(images) if self._fixed else images
         indices = list(self._stage.values())
         maps: list[Tensor] = self.model.forward_intermediates(
@@ -170,6 +172,21 @@ class ImageEncoder(nn.Module):
         finally:
             self.train()
         return out
+
+
+class _OutputsTap:
+    """Reads what each module of a sequence puts out during one forward pass."""
+
+    def __init__(self, modules: Any) -> None:
+        self.modules, self.outputs = modules, []
+
+    def __enter__(self) -> _OutputsTap:
+        self.handles = [m.register_forward_hook(lambda _m, _x, out: self.outputs.append(out)) for m in self.modules]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
 
 
 class _AttentionTap:

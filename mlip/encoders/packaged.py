@@ -49,8 +49,8 @@ PREFIX = "packaged:"
 CLASSIFIER = 2  # tensors at the end of the file
 
 
-def is_packaged(pretrained: str | None) -> bool:
-    return bool(pretrained) and str(pretrained).startswith(PREFIX)
+def is_packaged(pretrained: str) -> bool:
+    return pretrained.startswith(PREFIX)
 
 
 def packaged_path(pretrained: str, where: str) -> tuple[Packaged, Path]:

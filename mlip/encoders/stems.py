@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -10,8 +9,8 @@ from timm.layers import HybridEmbed
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlip.encoders.packaged import is_packaged, load_packaged
-from mlip.encoders.weights import load_strict
+from mlip.encoders.timm_names import require_known
+from mlip.encoders.weights import load_pretrained
 from mlip.errors import UserError
 from mlip.study import StemConfig
 
@@ -23,22 +22,16 @@ class CnnStem(nn.Module):
 
     def __init__(self, model: Any, stages: int, scale: int) -> None:
         super().__init__()
-        self.strides = [block_stride(model, k) for k in range(stages)]  # of the enlarged images
+        self.strides = [block_stride(model, k) for k in range(stages)]  # of each block's map, on the enlarged images
         self.conv_stem, self.bn1, self.blocks = model.conv_stem, model.bn1, model.blocks[:stages]
         self.scale = scale
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> [B, C, S/p, S/p], p the patch size of the ViT."""
-        return self.levels(images)[self.strides[-1]]
-
-    def levels(self, images: Tensor) -> dict[int, Tensor]:
-        """The last map of each stride (in pixels of the enlarged images): [B, 3, S, S] -> [B, C, h, w] by stride."""
         if self.scale > 1:
             images = functional.interpolate(images, scale_factor=self.scale, mode="bilinear", align_corners=False)
-        x, found = self.bn1(self.conv_stem(images)), {}
-        for stride, block in zip(self.strides, self.blocks, strict=True):
-            x = found[stride] = block(x)
-        return found
+        out: Tensor = self.blocks(self.bn1(self.conv_stem(images)))
+        return out
 
 
 def stem_of(stem: StemConfig, patch_size: int, hub: bool) -> CnnStem:
@@ -49,15 +42,11 @@ def stem_of(stem: StemConfig, patch_size: int, hub: bool) -> CnnStem:
     UserError : timm does not know the model, it is no EfficientNet, its stages do not end at the patch size, or its weights
         do not fit.
     """
-    if not timm.is_model(stem.name):
-        raise UserError(f"timm knows no model {stem.name!r}", where=WHERE, fix="see timm.list_models()")
+    require_known(stem.name, stem.pretrained, WHERE)
     model: Any = timm.create_model(stem.name, pretrained=hub and stem.pretrained == "hub", num_classes=0)
     if not all(hasattr(model, part) for part in ("conv_stem", "bn1", "blocks")):
         raise UserError(f"{stem.name!r} is no EfficientNet", where=WHERE, fix="name one, e.g. tf_efficientnet_lite0")
-    if stem.pretrained and is_packaged(stem.pretrained):
-        load_packaged(model, stem.name, stem.pretrained, f"{WHERE}.pretrained")
-    elif stem.pretrained and stem.pretrained != "hub":
-        load_strict(model, Path(stem.pretrained), f"{WHERE}.pretrained")
+    load_pretrained(model, stem.name, stem.pretrained, f"{WHERE}.pretrained")
     strides = [block_stride(model, k) for k in range(len(model.blocks))]
     stride = strides[stem.stages - 1] if stem.stages <= len(strides) else 0
     if stride != patch_size * stem.scale:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-from pathlib import Path
 from typing import Any, Literal
 
 import timm
 from timm.layers import Attention
-from timm.models import get_pretrained_cfg
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from mlip.encoders.packaged import is_packaged, load_packaged
 from mlip.encoders.stems import embed_layer, stem_of
-from mlip.encoders.weights import load_strict
+from mlip.encoders.timm_names import is_fixed_size, require_known
+from mlip.encoders.weights import load_pretrained
 from mlip.errors import UserError
 from mlip.study import ImageEncoderConfig
-
-OWN = ("resnet", "vit")  # names of ours, whose sizes are given in `args`
 
 
 def timm_model(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: int, hub: bool = True) -> nn.Module:
@@ -37,7 +32,7 @@ def timm_model(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: in
     """
     where = f"encoders.{kind}"
     args = dict(config.args)
-    _require_known(config, where)
+    require_known(config.name, config.pretrained, where)
     if config.stem and config.name != "vit":
         raise UserError(f"a stem does not fit {config.name!r}", where=f"{where}.stem", fix="name: vit")
     try:
@@ -62,10 +57,7 @@ def timm_model(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: in
             fix="see timm.list_models() and the model's args",
         ) from None
     (_require_vit if kind == "vit" else _require_cnn)(model, config.name, size)
-    if config.pretrained and is_packaged(config.pretrained):
-        load_packaged(model, config.name, config.pretrained, f"{where}.pretrained")
-    elif config.pretrained and config.pretrained != "hub":
-        load_strict(model, Path(config.pretrained), f"{where}.pretrained")
+    load_pretrained(model, config.name, config.pretrained, f"{where}.pretrained")
     return model
 
 
@@ -77,42 +69,6 @@ def _own_vit(config: ImageEncoderConfig, args: dict[str, Any], size: int, hub: b
     model = VisionTransformer(img_size=size, num_classes=0, embed_layer=embed_layer(stem), **args)
     stem.load_state_dict(weights)  # timm's initialisation of a ViT goes over the stem's convolutions too
     return model
-
-
-def _require_known(config: ImageEncoderConfig, where: str) -> None:
-    """The name is one of timm's or ours, and has weights on the hub where those are asked for."""
-    name = config.name
-    if ":" in name:  # `hf-hub:owner/model`, which only the hub can tell about
-        return
-    if name not in OWN and not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*OWN, *timm.list_models()], n=3)
-        problem = f"timm knows no model {name!r}"
-        raise UserError(
-            problem, where=where, fix=f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
-        )
-    if config.pretrained == "hub":
-        try:
-            has_weights = name not in OWN and bool(getattr(get_pretrained_cfg(name), "has_weights", False))
-        except RuntimeError as error:  # an unknown tag after the dot
-            raise UserError(
-                f"timm refuses {name!r} ({error})", where=where, fix="correct the tag after the dot"
-            ) from None
-        if not has_weights:
-            raise UserError(
-                f"there are no weights of {name!r} on timm's hub",
-                where=f"{where}.pretrained",
-                fix="give a weights file, or leave `pretrained` out to start from random weights",
-            )
-
-
-def is_fixed_size(name: str) -> bool:
-    """Whether a timm model is built for images of one size (transformers, CLIP's ResNets), by timm's own record."""
-    if name in OWN:
-        return name == "vit"
-    if ":" in name:
-        return False
-    cfg = get_pretrained_cfg(name)
-    return bool(cfg is not None and cfg.fixed_input_size)
 
 
 def _require_vit(model: nn.Module, name: str, size: int) -> None:

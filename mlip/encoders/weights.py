@@ -11,10 +11,28 @@ from safetensors import safe_open
 from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 
+from mlip.encoders.packaged import is_packaged, load_packaged
 from mlip.errors import UserError
 
 HEADS = ("fc", "head", "head_dist", "classifier")  # what timm and torchvision call their classifiers
 SAVE_ANEW = "save the model's state dict alone, e.g. with safetensors.torch.save_file, and give that"
+
+
+def load_pretrained(model: nn.Module, name: str, pretrained: str | None, key: str) -> None:
+    """Load what ``pretrained`` of a configuration says into a timm model called ``name``: a weights file, or packaged weights.
+
+    Weights of the hub are timm's own business when it builds the model.
+
+    Raises
+    ------
+    UserError : as :func:`load_strict` and :func:`mlip.encoders.packaged.load_packaged`.
+    """
+    if pretrained is None or pretrained == "hub":
+        return
+    if is_packaged(pretrained):
+        load_packaged(model, name, pretrained, key)
+    else:
+        load_strict(model, Path(pretrained), key)
 
 
 def load_strict(model: nn.Module, path: Path, key: str) -> None:

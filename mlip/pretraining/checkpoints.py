@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from mlip.study import Study
 
 
-def build_method(study: Study, entry: Entry, seed: int = 0) -> Method:
-    """A freshly initialised method on the CPU.
+def build_method(study: Study, entry: Entry, seed: int = 0, start: bool = True) -> Method:
+    """A freshly initialised method on the CPU. Without ``start`` its image encoder does not read the weights that it starts
+    from: for a method that is about to be loaded.
 
     The image encoder, the text encoder and the method's heads are seeded separately, so that all methods with the
     same encoder (the random control too) start from the very same encoder weights.
@@ -33,7 +34,7 @@ def build_method(study: Study, entry: Entry, seed: int = 0) -> Method:
 
     paths = StudyPaths(study)
     tokenizer = Tokenizer.load(paths.tokenizer)
-    image_encoder = build_image_encoder(study, entry, seed)
+    image_encoder = build_image_encoder(study, entry, seed, start)
     seed_everything(study.seed, "init-text", entry.training_seed(seed))
     text_encoder = TextEncoder(study.encoders.text, tokenizer.vocabulary)
     knowledge = Knowledge.load(paths.knowledge) if entry.reads_knowledge else None
@@ -44,10 +45,11 @@ def build_method(study: Study, entry: Entry, seed: int = 0) -> Method:
     return method_class(entry.folder)(context)
 
 
-def build_image_encoder(study: Study, entry: Entry, seed: int = 0) -> ImageEncoder:
+def build_image_encoder(study: Study, entry: Entry, seed: int = 0, start: bool = True) -> ImageEncoder:
     """A freshly initialised image encoder of the row's kind."""
+    config = entry.image_config(study)
     seed_everything(study.seed, "init-image", entry.training_seed(seed))
-    return ImageEncoder(entry.image_config(study), entry.encoder, study.image_size)
+    return ImageEncoder(config if start else config.without_weights(), entry.encoder, study.image_size)
 
 
 def load_method(study: Study, entry: Entry, seed: int) -> Method:
@@ -58,7 +60,7 @@ def load_method(study: Study, entry: Entry, seed: int) -> Method:
     UserError : the checkpoint is missing or does not fit the method as configured.
     """
     path = StudyPaths(study).pretrain(entry.name, seed) / "method.safetensors"
-    method = build_method(study, entry, seed)
+    method = build_method(study, entry, seed, start=False)
     _require(path)
     try:
         load_model(method, path, strict=True)

@@ -107,6 +107,25 @@ def test_a_stem_starts_from_imagenet_and_the_rest_does_not() -> None:
     assert not torch.equal(fresh.conv_stem.weight, cnn.conv_stem.weight)
 
 
+def test_a_vit_on_a_stem_of_stride_16_is_a_pyramid_and_runs_its_stem_once() -> None:
+    encoder = ImageEncoder(stemmed(stages=5, patch=16), "vit", 64).eval()
+    assert encoder.has_stages and not ImageEncoder(stemmed(stages=3), "vit", 64).has_stages
+    images = torch.rand(2, 3, 64, 64)
+    stem, calls = encoder.model.patch_embed.backbone, []
+    handle = stem.conv_stem.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        maps = encoder.stages(images)
+        handle.remove()
+        x = stem.bn1(stem.conv_stem(images))
+        by_hand = [x := block(x) for block in stem.blocks]
+        assert len(calls) == 1 and [m.shape[-1] for m in maps] == [16, 8, 4, 2]
+        torch.testing.assert_close(maps[0], by_hand[1])
+        torch.testing.assert_close(maps[1], by_hand[2])
+        torch.testing.assert_close(maps[2].permute(0, 2, 3, 1), encoder(images).grid)
+    torch.testing.assert_close(maps[3], maps[2].unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean(dim=(3, 5)))
+    assert not any(block._forward_hooks for block in stem.blocks)
+
+
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
