@@ -10,6 +10,7 @@ task's own control, or ``seeded: false``) has one, and a variance between seeds 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ COLUMNS = [
     "value", "ci_low", "ci_high", "se_patients", "se_draws", "se_seeds", "n_test", "positives",
     "status", "reason", "seconds", "rank", "rank_high", "above_controls",
 ]  # fmt: skip
+KEY = ["task", "protocol", "dataset", "metric", "fraction"]  # of a column of cells
 ORACLE = "oracle"  # a control of this name is a ceiling; every other control is to be beaten
 # The control that a scaled value starts from where chance has no exact value, by the column that holds what is there to be
 # found: it sees no film, but knows the training set.
@@ -97,6 +99,14 @@ class Results:
     columns: list[Column]
     blocks: list[Block]
     older: dict[str, OlderCode]  # rows whose training is of other code than today's (``pretrain.on_code_change: mark``)
+
+    def statuses(self, row: str, columns: Sequence[Column]) -> set[str]:
+        """What became of a row's cells in these columns."""
+        keys = {c.key for c in columns}
+        own = self.cells[self.cells["method"] == row]
+        return {
+            s for key, s in zip(zip(*(own[k] for k in KEY), strict=True), own["status"], strict=True) if key in keys
+        }
 
 
 def compute(plan: Plan) -> Results:

@@ -31,11 +31,12 @@ COST_COLUMNS = [
 def page(plan: Plan, results: Results) -> str:
     """The whole leaderboard. The first line is the study's data note."""
     study = plan.study
+    found = standings(results, study.statistics.level)
     parts = [
         study.note,
         f"# {study.title}",
-        overview(plan, results),
-        overview_notes(study, results),
+        overview(plan, results, found),
+        overview_notes(study, results, found),
         how_to_read(study),
         *older_code(results),
     ]
@@ -56,9 +57,8 @@ def page(plan: Plan, results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def overview(plan: Plan, results: Results) -> str:
+def overview(plan: Plan, results: Results, found: Standings) -> str:
     """One line per method, the highest standing first; below, rows that lack cells, and methods that are controls."""
-    found = standings(results, plan.study.statistics.level)
     costs = cost(plan).set_index("method")
     tops = top_columns(results)
     groups: dict[str, list[tuple[float, list[str]]]] = {"": [], "*Without all cells*": [], "*Controls*": []}
@@ -116,11 +116,7 @@ def _top(results: Results, columns: list[Column], row: Row) -> str:
     """Mean over data sets, or what keeps it from being there."""
     if all(row.name in c.estimates for c in columns):
         return f"{100 * np.mean([c.estimates[row.name].value for c in columns]):.1f}"
-    keys = {c.key for c in columns}
-    own = results.cells[results.cells["method"] == row.name]
-    cells = zip(*(own[k] for k in ("task", "protocol", "dataset", "metric", "fraction")), strict=True)
-    missing = {status for key, status in zip(cells, own["status"], strict=True) if key in keys and status != "ok"}
-    return "/".join(sorted(missing))
+    return "/".join(sorted(results.statuses(row.name, columns) - {"ok"}))
 
 
 def _cost_text(card: Any) -> str:
@@ -131,13 +127,12 @@ def _cost_text(card: Any) -> str:
     return f"{card['pairs_seen'] / 1e3:.1f} k pairs seen, {card['parameters_total'] / 1e6:.1f} M parameters"
 
 
-def overview_notes(study: Study, results: Results) -> str:
+def overview_notes(study: Study, results: Results, found: Standings) -> str:
     columns = main_columns(results)
     done, budget = sum(len(c.estimates) for c in columns), study.pretrain
     cells = sum(
         len(b.rows) for c in columns for b in results.blocks if (b.task_name, b.protocol_name, b.dataset) == c.key[:3]
     )
-    found = standings(results, study.statistics.level)
     shared = [
         f"recipe `{budget.recipe}`",
         f"{budget.epochs} epochs" if budget.epochs else "epochs of the recipe",
@@ -173,7 +168,7 @@ def cost(plan: Plan) -> pd.DataFrame:
     records = []
     for name, entry in plan.rows.items():
         cards = []
-        for seed in plan.study.pretrain.seeds:
+        for seed in entry.seeds(plan.study):
             folder = plan.paths.pretrain(name, seed)
             if (folder / "card.json").is_file():
                 card = read_card(folder)
@@ -196,7 +191,7 @@ def cost_page(plan: Plan) -> str:
             [
                 record["title"],
                 record["encoder"],
-                f"{record['seeds']} of {len(study.pretrain.seeds)}",
+                f"{record['seeds']} of {len(plan.rows[record['method']].seeds(study))}",
                 *_measured(record),
             ]
         )

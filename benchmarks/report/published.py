@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tabulate import tabulate
 
-from benchmarks.cells import Results
+from benchmarks.cells import KEY, Results
 from benchmarks.tasks.shared.task import MetricSpec
 from mlip.errors import UserError
 from mlip.paths import ROOT
@@ -76,7 +76,7 @@ def compare(plan: Plan, cells: pd.DataFrame) -> pd.DataFrame:
     The verdict is ``agrees`` where the reported value lies in our interval, else ``ours higher`` / ``ours lower``, with
     ``other protocol:`` in front where ours is not the one of the source; without our value it is the cell's status.
     """
-    index: Any = cells.set_index(["task", "protocol", "dataset", "metric", "fraction", "method"])
+    index: Any = cells.set_index([*KEY, "method"])
     records = []
     rows: Any = read_published().itertuples()
     for row in rows:

@@ -69,17 +69,9 @@ def standings(results: Results, level: float) -> Standings:
     methods = {n: e for n, e in found.items() if not rows[n].control}
     controls = {n: e for n, e in found.items() if rows[n].control}
     # A control that failed somewhere may have been the best; one that cannot do a task (no text side) is no rival in the mean.
-    failed = any(_lost(results, row) for row in rows.values() if row.control)
+    failed = any(results.statuses(n, main_columns(results)) - {"ok", "skipped"} for n, r in rows.items() if r.control)
     above = {} if failed else statistics.above_all(methods, controls, level)
     return Standings(found, statistics.rank(methods, level), above, counted, left_out)
-
-
-def _lost(results: Results, row: Row) -> bool:
-    """Whether a row lacks a value in a main column that it could have."""
-    lacking = {c.key for c in main_columns(results) if row.name not in c.estimates}
-    own = results.cells[results.cells["method"] == row.name]
-    keys = own[["task", "protocol", "dataset", "metric", "fraction"]].itertuples(index=False, name=None)
-    return any(key in lacking and status != "skipped" for key, status in zip(keys, own["status"], strict=True))
 
 
 def _no_vote(column: Column) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from benchmarks.cells import Column, Results, fraction_name
+from benchmarks.cells import KEY, Column, Results, fraction_name
 from benchmarks.report.words import letter, row_name
 from benchmarks.scores.support import FEW
 
@@ -24,10 +24,7 @@ def metric_table(results: Results, blocks: Sequence[Block], index: int) -> str:
         for block in blocks
         for fraction in block.plan
     ]
-    cells = {
-        k: g.set_index("method")
-        for k, g in results.cells.groupby(["task", "protocol", "dataset", "metric", "fraction"])
-    }
+    cells = {k: g.set_index("method") for k, g in results.cells.groupby(KEY)}
     columns = {c.key: c for c in results.columns}
     notes: dict[str, str] = {}
     head = ["method", *(f"{k[2]} {k[3]} {fraction_name(b.task, k[4])}".strip() for b, k in keys)]
@@ -102,12 +99,11 @@ def shares_text(column: Column) -> str:
 def task_csv(results: Results, name: str) -> pd.DataFrame:
     """The task's cells with the value scaled: 0 is ``floor`` (of ``floor_of``), 1 is ``ceiling``."""
     cells = results.cells[results.cells["task"] == name].drop(columns=["seconds"])
-    keys = ["task", "protocol", "dataset", "metric", "fraction"]
     bounds = pd.DataFrame(
         [(*c.key, c.floor, c.floor_of, c.ceiling) for c in results.columns],
-        columns=[*keys, "floor", "floor_of", "ceiling"],
+        columns=[*KEY, "floor", "floor_of", "ceiling"],
     )
-    merged = cells.merge(bounds, on=keys, how="left")
+    merged = cells.merge(bounds, on=KEY, how="left")
     merged["scaled"] = scaled(merged["value"], merged["floor"], merged["ceiling"])
     return merged.round(6)
 

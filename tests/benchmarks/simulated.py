@@ -24,7 +24,16 @@ from mlip.paths import StudyPaths
 from mlip.study import Study, parse_study
 
 LABELS = ("Edema", "Pneumonia")
-QUALITY = {"alpha": 3.0, "beta": 3.0, "gamma": 1.0, "noise": 0.0, "noise-vit": 0.0, "constant": 0.0, "oracle": 50.0}
+QUALITY = {
+    "alpha": 3.0,
+    "beta": 3.0,
+    "gamma": 1.0,
+    "noise": 0.0,
+    "noise-vit": 0.0,
+    "blind": 0.0,
+    "constant": 0.0,
+    "oracle": 50.0,
+}
 NOTE = "Data: SIMULATED scores, made for the tests."
 PRETRAIN = {"datasets": ["rsna"], "epochs": 2, "batch_size": 8}
 THREE_SEEDS = {"pretrain": {**PRETRAIN, "seeds": [0, 1, 2]}}
@@ -133,11 +142,12 @@ def simulate(quality: float, plan: list[tuple[int, int]], *, method: str, seed: 
 
 
 def make_world(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, textless: Sequence[str] = ("gamma",), **changes: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: Sequence[tuple[str, str]] = (), **changes: Any
 ) -> World:
     """The study, with method folders, tasks and protocols of its own put in place of the real ones.
 
-    ``textless``: folders that list no capability, so that the task ``direct`` skips them.
+    ``more``: further folders and their status. Those called ``gamma`` or ``blind`` list no capability, so that the task
+    ``direct`` skips them.
     """
     folders = {}
     for name, status in (
@@ -145,6 +155,7 @@ def make_world(
         ("beta", "reconstruction"),
         ("gamma", "external"),
         ("noise", "control"),
+        *more,
     ):
         folder = folders[name] = tmp_path / "methods" / name
         folder.mkdir(parents=True)
@@ -152,7 +163,7 @@ def make_world(
             "id": name, "title": name.capitalize(), "paper": "none", "citation": "none", "year": 2024, "status": status,
             "encoders": {"supports": ["cnn", "vit"], "prefers": "cnn"}, "trained": status != "control",
             "seeded": status != "control",
-            "capabilities": [] if name in textless else ["zero_shot"], "components": {"extra": {"doc": "a part", "source": "ours"}},
+            "capabilities": [] if name in ("gamma", "blind") else ["zero_shot"], "components": {"extra": {"doc": "a part", "source": "ours"}},
             "recipes": {"small": {"epochs": 3, "batch_size": 8, "lr": 0.001, "weight_decay": 0.1}},
         }  # fmt: skip
         (folder / "method.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
