@@ -143,7 +143,7 @@ def _train_and_detect(
 ) -> list[ImageBoxes]:
     from benchmarks.tasks.detection.model import Detector, build_retinanet
     from benchmarks.tasks.shared.dense.protocol import at_fraction
-    from benchmarks.tasks.shared.dense.training import draw_batches, fit, report, validation_rows
+    from benchmarks.tasks.shared.dense.training import draw_batches, fit, report
 
     protocol: DetectionProtocol = job.protocol
     train = data.rows.train(fraction, draw)
@@ -160,10 +160,7 @@ def _train_and_detect(
     seed_everything(*names, "head")
     net = build_retinanet(features.maps, protocol, len(data.categories)).to(job.device)
     detector = Detector(net, features.maps, job.study.image_size)
-    val = data.rows.part("val")
-    few = validation_rows(
-        val, data.positive[val], protocol.validation_images, generator(job.study.seed, "val", job.dataset)
-    )
+    few = data.rows.validation(lambda rows: data.positive[rows], protocol.validation_images)
 
     def loss_of(rows: np.ndarray) -> torch.Tensor:
         return detector.loss(features.batch(rows), [data.truth[row] for row in rows])

@@ -135,7 +135,7 @@ def _train_and_count(
     from benchmarks.tasks.segmentation.losses import FocalDice
     from benchmarks.tasks.segmentation.model import Segmenter, best_bins, bins_above, counts_above, pixel_histograms
     from benchmarks.tasks.shared.dense.protocol import at_fraction
-    from benchmarks.tasks.shared.dense.training import draw_batches, fit, report, validation_rows
+    from benchmarks.tasks.shared.dense.training import draw_batches, fit, report
 
     protocol: SegmentationProtocol = job.protocol
     train = data.rows.train(fraction, draw)
@@ -152,10 +152,7 @@ def _train_and_count(
     seed_everything(*names, "decoder")
     model = Segmenter(features.maps, protocol, job.study.image_size).to(job.device)
     criterion = FocalDice(protocol)
-    val = data.rows.part("val")
-    few = validation_rows(
-        val, data.positive(val), protocol.validation_images, generator(job.study.seed, "val", job.dataset)
-    )
+    few = data.rows.validation(data.positive, protocol.validation_images)
 
     def truth(rows: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(data.masks(rows)).to(job.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -10,6 +12,7 @@ from mlip.data.splits import part_rows, read_splits, train_rows
 from mlip.data.store import Store
 from mlip.errors import UserError
 from mlip.log import logger
+from mlip.seeding import generator
 
 
 class KnownRows:
@@ -56,6 +59,16 @@ class KnownRows:
             )
         return rows
 
+    def validation(self, positive: Callable[[np.ndarray], np.ndarray], most: int | None) -> np.ndarray:
+        """The rows of ``val`` that are read during a training (:func:`validation_rows`), the same for all rows of a table.
+
+        Parameters
+        ----------
+        positive : row numbers [n] -> bool [n], whether the images have a target.
+        """
+        rows = self.part("val")
+        return validation_rows(rows, positive(rows), most, generator(self.job.study.seed, "val", self.job.dataset))
+
     def identifiers(self, rows: np.ndarray) -> pd.DataFrame:
         """``image_id`` and ``patient_id`` (hashed) of the rows, in their order, with a fresh index."""
         return self.records.iloc[rows][["image_id", "patient_id"]].reset_index(drop=True)
@@ -63,3 +76,12 @@ class KnownRows:
     def _known(self, rows: np.ndarray) -> np.ndarray:
         rows = np.sort(np.asarray(rows, dtype=np.int64))
         return rows[self.known[rows]]
+
+
+def validation_rows(rows: np.ndarray, positive: np.ndarray, most: int | None, rng: np.random.Generator) -> np.ndarray:
+    """At most ``most`` of the validation rows, half of them positive where there are enough; ascending."""
+    if most is None or len(rows) <= most:
+        return rows
+    ones, zeros = (rng.permutation(rows[which]) for which in (positive, ~positive))
+    count = min(len(ones), max(most // 2, most - len(zeros)))
+    return np.sort(np.concatenate([ones[:count], zeros[: most - count]]))

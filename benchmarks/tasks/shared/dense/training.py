@@ -142,15 +142,6 @@ def report(job: EvalJob, fraction: int, draw: int, fitted: Fitted) -> None:
     )
 
 
-def validation_rows(rows: np.ndarray, positive: np.ndarray, most: int | None, rng: np.random.Generator) -> np.ndarray:
-    """At most ``most`` of the validation rows, half of them positive where there are enough; ascending."""
-    if most is None or len(rows) <= most:
-        return rows
-    ones, zeros = (rng.permutation(rows[which]) for which in (positive, ~positive))
-    count = min(len(ones), max(most // 2, most - len(zeros)))
-    return np.sort(np.concatenate([ones[:count], zeros[: most - count]]))
-
-
 class _Best:
     """Keeps the weights with the best validation score; the first of equal ones."""
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from benchmarks.tasks.shared.dense.data import validation_rows
 from benchmarks.tasks.shared.dense.protocol import DenseProtocol, at_fraction
-from benchmarks.tasks.shared.dense.training import deterministic, draw_batches, fit, validation_rows
+from benchmarks.tasks.shared.dense.training import deterministic, draw_batches, fit
 from mlip.detectron2_compat import prepare
 
 BASE = {"name": "t", "title": "t", "batch_size": 4, "lr": 0.1, "weight_decay": 0.0, "schedule": "constant"}
