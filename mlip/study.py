@@ -307,14 +307,10 @@ def describe(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
-def resolved_form(study: Study) -> str:
-    """The study as its jobs read it: JSON with sorted keys."""
-    return json.dumps(study.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
-
-
 def write_study(study: Study, path: Path) -> None:
-    """Write the resolved study; in one step, since jobs may be reading."""
+    """Write the resolved study as JSON; in one step, since jobs may be reading."""
+    text = json.dumps(study.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(resolved_form(study), encoding="utf-8")
+    draft.write_text(text, encoding="utf-8")
     draft.replace(path)

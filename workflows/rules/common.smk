@@ -1,6 +1,5 @@
 # The study, resolved once: that is also the check before anything runs.
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ try:
     from mlip.run.locks import announce_run, take_over
     from mlip.run.newest import newest_file
     from mlip.source_code import digest
-    from mlip.study import parse_study, resolved_form, write_study
+    from mlip.study import parse_study, write_study
 except ImportError as error:
     raise WorkflowError(
         f"{error}. Fix: run snakemake from the project's environment (`make env`, then `source .venv/bin/activate`)"
@@ -31,8 +30,6 @@ try:
     STUDY = parse_study(
         config, where=workflow.configfiles[-1] if workflow.configfiles else "--config"
     )
-    # As the jobs will read it: the order of keys enters what audit and tables are made from.
-    STUDY = parse_study(json.loads(resolved_form(STUDY)), where="the resolved study")
     PLAN = resolve(STUDY)
 except UserError as error:
     raise WorkflowError(str(error))
