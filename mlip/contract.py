@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mlip.errors import UserError
+
 if TYPE_CHECKING:
     from mlip.encoders.image import ImageEncoder
     from mlip.encoders.text import TextEncoder
@@ -188,3 +190,17 @@ class Method(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+class Untrained(Method):
+    """Base of the controls: nothing is optimised, and without a text side of its own there is none."""
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        raise self._refusal("is a control and is never trained", "keep trained: false")
+
+    def encode_text(self, texts: Sequence[str]) -> TextFeatures:
+        raise self._refusal("has no text side", "list no text capability")
+
+    def _refusal(self, problem: str, fix: str) -> UserError:
+        folder = type(self).__module__.removesuffix(".model").replace(".", "/")
+        return UserError(problem, where=f"{folder}/method.yaml", fix=fix)

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlip.contract import Batch, ImageFeatures, Method, MethodContext, TextFeatures
-from mlip.errors import UserError
+from mlip.contract import ImageFeatures, MethodContext, TextFeatures, Untrained
 
 
-class RandomEncoder(Method):
+class RandomEncoder(Untrained):
     """The study's encoders from random weights, and a random linear head on each side."""
 
     def __init__(self, context: MethodContext) -> None:
@@ -19,11 +18,6 @@ class RandomEncoder(Method):
         dim = self.params["embed_dim"]
         self.head_v = nn.Linear(self.image_encoder.dim, dim)
         self.head_t = nn.Linear(self.text_encoder.dim, dim)
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        raise UserError(
-            "is a control and is never trained", where="baselines/random/method.yaml", fix="keep trained: false"
-        )
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         image = self.image_encoder(images)
