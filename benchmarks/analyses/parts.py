@@ -209,7 +209,8 @@ def _page(plan: Plan, pairs: HeldOut, table: list[list[str]], said: list[list[st
         f"- Rise: the term with the replaced input minus the term with its own, unweighted; {level} interval over batches and "
         "seeds (variances added, degrees of freedom by Welch and Satterthwaite). `inert`: the interval does not lie above 0.",
         "- A replacement that a term does not claim to use is listed all the same: it must then be inert (a contrast of film "
-        "and report alone does not read entities).",
+        "and report alone does not read entities). A term that predicts the film itself (`reconstruction`) gets another target with "
+        "another film, so this page cannot say whether it uses it.",
     ]
     parts = [study.note, f"# {study.title}: what the parts use", "\n".join(about)]
     parts.append(
