@@ -178,7 +178,8 @@ class _OutputsTap:
     """Reads what each module of a sequence puts out during one forward pass."""
 
     def __init__(self, modules: Any) -> None:
-        self.modules, self.outputs = modules, []
+        self.modules = modules
+        self.outputs: list[Any] = []
 
     def __enter__(self) -> _OutputsTap:
         self.handles = [m.register_forward_hook(lambda _m, _x, out: self.outputs.append(out)) for m in self.modules]
