@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.scores.dice import dice_from_counts
+from benchmarks.scores.pixels import pixel_average_precision
 from benchmarks.scores.weighted import Ranked, Statistic, Sums, Undefined, category_ap, mean, ratio
 
 
@@ -236,8 +237,8 @@ def _dice(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> Stati
 def _pixel_ap(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> Statistic:
     """Average precision over all pixels of the films with the finding, pooled; no threshold takes part.
 
-    From histograms of the predicted probability over true and over other pixels (columns ``on_true``, ``on_other``, falling
-    bins): ``sum_b (recall_b - recall_b-1) precision_b``, as torchmetrics' BinaryAveragePrecision with given thresholds.
+    From histograms of the predicted logit over true and over other pixels (columns ``on_true``, ``on_other``), see
+    :func:`benchmarks.scores.pixels.pixel_average_precision`.
     """
     rows = np.flatnonzero(frame["truth"].to_numpy() > 0)
     if not len(rows):
@@ -246,11 +247,7 @@ def _pixel_ap(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> S
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         per_film = weights[units[rows]]
-        tp, fp = (np.cumsum(h.T @ per_film, axis=0) for h in (on, off))  # [bins, R] from the highest bin on
-        total = tp[-1]
-        precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=tp + fp > 0)
-        gained = (np.diff(tp, axis=0, prepend=0) * precision).sum(axis=0)
-        return np.divide(gained, total, out=np.full(total.shape, np.nan), where=total > 0)
+        return pixel_average_precision(on.T @ per_film, off.T @ per_film)
 
     return statistic
 

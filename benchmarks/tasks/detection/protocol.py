@@ -18,11 +18,19 @@ class DetectionProtocol(DenseProtocol):
     unlabelled_if_empty: dict[str, bool] = Field(
         description="by reader: an image without boxes is unlabelled (left out), or a true negative (kept)"
     )
-    levels: int = Field(ge=1, le=4, description="pyramid levels, ending at stride 32 (CNN) or 2 patches (ViT)")
-    channels: int = Field(gt=0, multiple_of=32, description="channels of every pyramid level")
+    levels: int = Field(ge=1, le=4, description="levels that the pyramid is made of, the coarsest of stride 32")
+    grid_levels: Literal["vitdet", "fpn"] = Field(
+        "vitdet",
+        description="a grid's levels: ViTDet's, by factors of the patch; or with the strides and the size of the FPN",
+    )
+    channels: int = Field(gt=0, multiple_of=8, description="channels of every pyramid level")
     head_convs: int = Field(ge=1, description="3x3 convolutions before the two output layers")
     norm: Literal["", "GN"] = "GN"
-    anchor_sizes: list[float] = Field(description="one per level, finest first, as a share of the image side")
+    anchor_sizes: list[float] = Field(
+        min_length=1,
+        description="as a share of the image side, one for each level that boxes are looked for on: the finest so many of "
+        "`levels`",
+    )
     anchor_octaves: list[float] = Field(min_length=1, description="factors on each size")
     anchor_ratios: list[float] = Field(min_length=1, description="height / width")
     match_ious: tuple[float, float] = (0.4, 0.5)
@@ -42,8 +50,8 @@ class DetectionProtocol(DenseProtocol):
 
     @model_validator(mode="after")
     def _one_size_a_level(self) -> DetectionProtocol:
-        if len(self.anchor_sizes) != self.levels:
-            raise ValueError(f"anchor_sizes needs one entry for each of the {self.levels} levels")
+        if len(self.anchor_sizes) > self.levels:
+            raise ValueError(f"anchor_sizes has more entries than the {self.levels} levels")
         if any(not 0 < iou <= 1 for iou in self.ious):
             raise ValueError("ious must lie in (0, 1]")
         return self

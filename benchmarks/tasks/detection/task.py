@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     import torch
 
     from benchmarks.tasks.detection.boxes import ImageBoxes
-    from benchmarks.tasks.detection.model import Detector
+    from benchmarks.tasks.detection.model import AnchorTargets, Detector
     from benchmarks.tasks.shared.dense.data import KnownRows
     from benchmarks.tasks.shared.dense.features import FrozenFeatures
+    from benchmarks.tasks.shared.dense.training import Fitted
 
 TEST_BATCH = 32
 
@@ -30,7 +31,8 @@ class DetectionTask(Task):
     """RetinaNet on the frozen encoder, for each label fraction and draw.
 
     Rows: one per test image, box category, fraction and draw, with the columns ``image_id, patient_id, fraction, draw,
-    label, n_truth, scores, matched`` (see :func:`benchmarks.tasks.detection.matching.outcomes`). Beside the table lies
+    label, n_truth, scores, matched, iterations, stopped`` (see :func:`benchmarks.tasks.detection.matching.outcomes` and
+    :class:`benchmarks.tasks.shared.dense.training.Fitted`). Beside the table lies
     ``<stem>.f<fraction>.d<draw>.json`` with the found boxes in the COCO results format.
     """
 
@@ -51,13 +53,14 @@ class DetectionTask(Task):
         features = FrozenFeatures.of(job, data.store.images, np.flatnonzero(data.rows.known), job.protocol.levels)
         with deterministic(job.device):
             parts = [
-                data.outcomes(_train_and_detect(job, data, features, fraction, draw), fraction, draw)
+                data.outcomes(*_train_and_detect(job, data, features, fraction, draw), fraction, draw)
                 for fraction, draw in self.plan(job.protocol, job.task)
             ]
         return pd.concat(parts, ignore_index=True)
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:
         from benchmarks.tasks.detection.prior import prior_boxes
+        from benchmarks.tasks.shared.dense.training import NOT_TRAINED
 
         data = _Data(job)
         parts = []
@@ -65,7 +68,7 @@ class DetectionTask(Task):
             train = [data.truth[row] for row in data.rows.train(fraction, draw)]
             seed = seed_for(job.study.seed, "prior-box", job.dataset, fraction, draw)
             prior = prior_boxes(train, len(data.categories), job.protocol.prior_boxes, seed)
-            parts.append(data.outcomes([prior] * len(data.test), fraction, draw))
+            parts.append(data.outcomes([prior] * len(data.test), NOT_TRAINED, fraction, draw))
         return pd.concat(parts, ignore_index=True)
 
     def metrics(self, protocol: DetectionProtocol, source: Source) -> list[MetricSpec]:
@@ -110,6 +113,16 @@ class _Data:
         known = self.positive if self.protocol.unlabelled_if_empty[job.source.kind] else believed
         self.rows: KnownRows = KnownRows(job, self.store, known)
         self.test = self.rows.part("test")
+        self._matched: dict[int, AnchorTargets] = {}
+
+    def targets(self, detector: Detector, rows: np.ndarray) -> AnchorTargets:
+        """What the anchors are to find in these images; matched once per job, since all its detectors have the same anchors."""
+        from benchmarks.tasks.detection.model import AnchorTargets
+
+        for row in rows:
+            if row not in self._matched:
+                self._matched[row] = detector.match(self.truth[row])
+        return AnchorTargets.join([self._matched[row] for row in rows])
 
     def score(self, found: list[ImageBoxes], rows: np.ndarray) -> float:
         """mAP of the boxes found in these rows."""
@@ -119,7 +132,7 @@ class _Data:
         protocol = self.protocol
         return mean_average_precision(evaluate(truth, found, self.categories, protocol.ious, protocol.max_detections))
 
-    def outcomes(self, found: list[ImageBoxes], fraction: int, draw: int) -> pd.DataFrame:
+    def outcomes(self, found: list[ImageBoxes], fitted: Fitted, fraction: int, draw: int) -> pd.DataFrame:
         """The task's rows of one training, and its COCO results file."""
         from benchmarks.tasks.detection.boxes import coco_results
         from benchmarks.tasks.detection.matching import evaluate, outcomes
@@ -135,12 +148,12 @@ class _Data:
         table = pd.concat([ids.iloc[table.pop("image")].reset_index(drop=True), table], axis=1)
         table.insert(2, "fraction", fraction)
         table.insert(3, "draw", draw)
-        return table
+        return table.assign(**fitted.columns)
 
 
 def _train_and_detect(
     job: EvalJob, data: _Data, features: FrozenFeatures, fraction: int, draw: int
-) -> list[ImageBoxes]:
+) -> tuple[list[ImageBoxes], Fitted]:
     from benchmarks.tasks.detection.model import Detector, build_retinanet
     from benchmarks.tasks.shared.dense.protocol import at_fraction
     from benchmarks.tasks.shared.dense.training import draw_batches, fit, report
@@ -163,7 +176,7 @@ def _train_and_detect(
     few = data.rows.validation(lambda rows: data.positive[rows], protocol.validation_images)
 
     def loss_of(rows: np.ndarray) -> torch.Tensor:
-        return detector.loss(features.batch(rows), [data.truth[row] for row in rows])
+        return detector.loss(features.batch(rows), data.targets(detector, rows))
 
     def validate() -> float:
         return data.score(_detect(detector, features, few), few)
@@ -176,9 +189,10 @@ def _train_and_detect(
         fraction,
         protocol.spacing(fraction, len(train)),
         validate if protocol.selection == "best_val" else None,
+        features.prepare,
     )
     report(job, fraction, draw, fitted)
-    return _detect(detector, features, data.test)
+    return _detect(detector, features, data.test), fitted
 
 
 def _detect(detector: Detector, features: FrozenFeatures, rows: np.ndarray) -> list[ImageBoxes]:

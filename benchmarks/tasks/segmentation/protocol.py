@@ -12,11 +12,27 @@ from benchmarks.tasks.shared.dense.protocol import DenseProtocol
 class SegmentationProtocol(DenseProtocol):
     """Keys of ``benchmarks/protocols/segmentation/*.yaml`` beside those of :class:`DenseProtocol`."""
 
-    unet_channels: tuple[int, int, int, int] = Field(description="CNN: U-Net decoder, from stride 16 to stride 2")
-    pup_channels: list[int] = Field(min_length=1, description="ViT: progressive upsampling, one doubling each")
+    unet_channels: list[int] = Field(
+        min_length=3, max_length=4, description="pyramid: U-Net decoder, from stride 16 to stride 4 (three) or 2 (four)"
+    )
+    unet_lateral: int | None = Field(
+        None,
+        gt=0,
+        description="pyramid: width that a 1x1 convolution brings each map to before the decoder; null: none",
+    )
+    pup_channels: list[int] = Field(
+        min_length=1, description="grid: progressive upsampling, widths of its convolutions"
+    )
+    pup_to_unet: bool = Field(
+        False,
+        description="grid: double only until the U-Net's finest stride is reached; false: after every convolution",
+    )
     dice: Literal["one_minus", "minus_log"] = Field(description="form of the soft Dice term")
     focal_weight: float = Field(ge=0)
     focal_gamma: float = Field(ge=0)
+    reading: Literal["loss", "pixel_ap"] = Field(
+        "loss", description="best_val: what is read on validation films; pixel_ap: of those with the finding"
+    )
     threshold: float | Literal["validation"] = Field(
         0.5,
         description="a pixel is predicted above this probability; validation: the bin edge with the best mean Dice over the "

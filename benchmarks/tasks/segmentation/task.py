@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from benchmarks.tasks.shared.dense.features import FrozenFeatures
+    from benchmarks.tasks.shared.dense.training import Fitted
 
 TEST_BATCH = 32
 
@@ -25,8 +26,9 @@ class SegmentationTask(Task):
     """A decoder on the frozen encoder, for each label fraction and draw.
 
     Rows: one per test image with a known mask, fraction and draw, with the columns ``image_id, patient_id, fraction,
-    draw, tp, predicted, truth, on_true, on_other``: pixels at the stored resolution that are predicted and true, predicted,
-    true; and the histograms of the predicted logit over true and over other pixels (:func:`pixel_histograms`).
+    draw, tp, predicted, truth, on_true, on_other, iterations, stopped``: pixels at the stored resolution that are predicted
+    and true, predicted, true; the histograms of the predicted logit over true and over other pixels
+    (:func:`pixel_histograms`); how the training went (:class:`benchmarks.tasks.shared.dense.training.Fitted`).
     """
 
     name = "segmentation"
@@ -56,6 +58,7 @@ class SegmentationTask(Task):
 
         from benchmarks.tasks.segmentation.model import pixel_histograms
         from benchmarks.tasks.segmentation.prior import mean_mask
+        from benchmarks.tasks.shared.dense.training import NOT_TRAINED
 
         data = _Data(job)
         truth = np.concatenate([data.masks(chunk) for chunk in _chunks(data.test)]) > 0
@@ -69,7 +72,7 @@ class SegmentationTask(Task):
             axes, found = (1, 2), guess > 0
             counts = [(truth & found).sum(axes), np.full(len(truth), found.sum()), truth.sum(axes)]
             histograms = pixel_histograms(logits, torch.from_numpy(truth)).numpy()
-            parts.append(data.table(np.stack(counts, axis=1), histograms, fraction, draw))
+            parts.append(data.table(np.stack(counts, axis=1), histograms, NOT_TRAINED, fraction, draw))
         return pd.concat(parts, ignore_index=True)
 
     def metrics(self, protocol: SegmentationProtocol, source: Source) -> list[MetricSpec]:
@@ -116,22 +119,25 @@ class _Data:
         """[n] bool: whether the mask of each image has a pixel."""
         return np.concatenate([self.masks(chunk).any(axis=(1, 2)) for chunk in _chunks(rows)])
 
-    def table(self, counts: np.ndarray, histograms: np.ndarray, fraction: int, draw: int) -> pd.DataFrame:
+    def table(
+        self, counts: np.ndarray, histograms: np.ndarray, fitted: Fitted, fraction: int, draw: int
+    ) -> pd.DataFrame:
         """The task's rows from [n, 3] counts and [n, 2, bins] histograms of the test images."""
         table = self.rows.identifiers(self.test)
         table["fraction"], table["draw"] = fraction, draw
         for column, values in zip(("tp", "predicted", "truth"), counts.T, strict=True):
             table[column] = values.astype(np.int64)
         table["on_true"], table["on_other"] = list(histograms[:, 0]), list(histograms[:, 1])
-        return table
+        return table.assign(**fitted.columns)
 
 
 def _train_and_count(
     job: EvalJob, data: _Data, features: FrozenFeatures, fraction: int, draw: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Counts [n, 3] and histograms [n, 2, bins] of the test images."""
+) -> tuple[np.ndarray, np.ndarray, Fitted]:
+    """Counts [n, 3] and histograms [n, 2, bins] of the test images, and how the training went."""
     import torch
 
+    from benchmarks.scores.pixels import pixel_average_precision
     from benchmarks.tasks.segmentation.losses import FocalDice
     from benchmarks.tasks.segmentation.model import Segmenter, best_bins, bins_above, counts_above, pixel_histograms
     from benchmarks.tasks.shared.dense.protocol import at_fraction
@@ -161,23 +167,28 @@ def _train_and_count(
         return criterion(model(features.batch(rows)), truth(rows)[:, None].float())
 
     @torch.no_grad()
-    def validate() -> float:
-        losses = [(len(chunk), loss_of(chunk).item()) for chunk in _chunks(few)]
-        return -float(np.average([loss for _, loss in losses], weights=[count for count, _ in losses]))
-
-    spacing = protocol.spacing(fraction, len(train))
-    validated = validate if protocol.selection == "best_val" else None
-    report(job, fraction, draw, fit(model, loss_of, batches, protocol, fraction, spacing, validated))
-
-    @torch.no_grad()
     def histograms(rows: np.ndarray) -> np.ndarray:
         features.prepare(rows)
         parts = [pixel_histograms(model(features.batch(chunk)), truth(chunk)) for chunk in _chunks(rows)]
         return torch.cat(parts).cpu().numpy()
 
+    @torch.no_grad()
+    def validate() -> float:
+        if protocol.reading == "pixel_ap":
+            found = histograms(few)
+            pooled = found[found[:, 0].sum(axis=1) > 0].sum(axis=0)
+            return float(np.nan_to_num(pixel_average_precision(pooled[0], pooled[1])))
+        losses = [(len(chunk), loss_of(chunk).item()) for chunk in _chunks(few)]
+        return -float(np.average([loss for _, loss in losses], weights=[count for count, _ in losses]))
+
+    spacing = protocol.spacing(fraction, len(train))
+    validated = validate if protocol.selection == "best_val" else None
+    fitted = fit(model, loss_of, batches, protocol, fraction, spacing, validated, features.prepare)
+    report(job, fraction, draw, fitted)
+
     bins = best_bins(histograms(few)) if protocol.threshold == "validation" else bins_above(protocol.threshold)
     found = histograms(data.test)
-    return counts_above(found, bins), found
+    return counts_above(found, bins), found, fitted
 
 
 def _chunks(rows: np.ndarray) -> list[np.ndarray]:

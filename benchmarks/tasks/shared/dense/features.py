@@ -17,7 +17,7 @@ from mlip.encoders.dependence import uses_image_encoder
 from mlip.encoders.image import STRIDES
 from mlip.errors import UserError
 
-CHUNK = 64  # images encoded at once
+CHUNK = 32  # images encoded at once
 CACHE_BYTES = 4 * 2**30  # beyond this the maps are computed anew in every batch
 
 

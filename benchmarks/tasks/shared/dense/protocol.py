@@ -27,14 +27,17 @@ class DenseProtocol(Protocol):
     optimiser: Literal["adamw"] = "adamw"
     weight_decay: float = Field(ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Literal["constant", "cosine", "plateau"] = Field(
-        description="of the rate. plateau: constant, a tenth after the first `patience` readings without improvement, the end "
-        "after the second"
-    )
+    schedule: Literal["constant", "cosine"]
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the iterations with linearly rising rate")
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    average: float | None = Field(
+        None, gt=0, lt=1, description="decay per iteration of the moving average of the weights that is read and tested"
+    )
     selection: Literal["last", "best_val"] = Field(description="which weights are tested")
     patience: int | None = Field(None, gt=0, description="best_val: readings without improvement before stopping")
+    min_gain: float = Field(
+        0.0, ge=0, description="best_val: what counts as an improvement, beyond the last one that did"
+    )
     validate_every: int | None = Field(
         None, gt=0, description="best_val: iterations between two readings; null: an epoch"
     )
@@ -54,8 +57,6 @@ class DenseProtocol(Protocol):
             value = getattr(self, key)
             if isinstance(value, dict) and 100 not in value:
                 raise ValueError(f"{key} has no entry for 100 %")
-        if self.schedule == "plateau" and not (self.selection == "best_val" and self.patience and self.validate_every):
-            raise ValueError("schedule `plateau` needs selection `best_val`, patience and validate_every")
         return self
 
     def length(self, fraction: int, images: int) -> int:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils import deterministic as torch_deterministic
 
 from benchmarks.tasks.shared.dense.protocol import DenseProtocol, at_fraction
 from benchmarks.tasks.shared.task import EvalJob
@@ -53,6 +56,14 @@ class Fitted:
     losses: list[float]  # of every iteration
     stopped: bool  # whether it ended by itself, before the maximum
 
+    @property
+    def columns(self) -> dict[str, int | bool]:
+        """As columns of the predictions, so that heads that had not converged can be counted."""
+        return {"iterations": len(self.losses), "stopped": self.stopped}
+
+
+NOT_TRAINED = Fitted([], True)  # a control
+
 
 def fit(
     model: nn.Module,
@@ -62,6 +73,7 @@ def fit(
     fraction: int,
     spacing: int,
     validate: Callable[[], float] | None = None,
+    prepare: Callable[[np.ndarray], None] | None = None,
 ) -> Fitted:
     """Train the parameters of ``model`` that have a gradient, on at most ``batches``.
 
@@ -70,6 +82,7 @@ def fit(
     loss_of : training rows of one iteration -> scalar loss.
     spacing : iterations between two validations.
     validate : a score of the model in eval mode, higher = better; used with ``selection: best_val`` only.
+    prepare : told the training rows up to the next validation, so that their maps are computed many at once.
 
     Raises
     ------
@@ -84,18 +97,24 @@ def fit(
         fused=True,
     )
     rising = round(protocol.warmup * len(batches))
-    shape = "constant" if protocol.schedule == "plateau" else protocol.schedule
-    drop = 1.0
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: drop * rate(step, len(batches), rising, shape)
+        optimiser, lambda step: rate(step, len(batches), rising, protocol.schedule)
     )
-    keeper = _Best(model, protocol.patience) if protocol.selection == "best_val" and validate is not None else None
+    keeper = (
+        _Best(model, protocol.patience, protocol.min_gain)
+        if protocol.selection == "best_val" and validate is not None
+        else None
+    )
+    average = _Average(model, protocol.average) if protocol.average is not None else None
     history: list[float] = []
     stopped = False
     model.train()
     for step, rows in enumerate(batches):
+        if prepare is not None and step % spacing == 0:
+            prepare(np.concatenate(batches[step : step + spacing]))
         loss = loss_of(rows)
-        if not torch.isfinite(loss):
+        value = loss.item()
+        if not math.isfinite(value):
             raise UserError(
                 f"the loss is not finite at iteration {step}",
                 where=f"protocol {protocol.name}",
@@ -107,22 +126,21 @@ def fit(
             nn.utils.clip_grad_norm_(trained, protocol.clip)
         optimiser.step()
         scheduler.step()
-        history.append(loss.item())
+        history.append(value)
+        if average is not None:
+            average.update()
         if keeper is not None and validate is not None and ((step + 1) % spacing == 0 or step + 1 == len(batches)):
             model.eval()
-            enough = keeper.enough(validate())
-            if enough and protocol.schedule == "plateau" and drop == 1.0:
-                # A lower rate goes on from the best weights: the plateau may be the rate's.
-                drop, keeper.waited, enough = 0.1, 0, False
-                model.load_state_dict(keeper.state)
-                for group in optimiser.param_groups:
-                    group["lr"] *= drop
+            with average.in_place() if average is not None else nullcontext():
+                enough = keeper.enough(validate())
             if enough:
                 stopped = step + 1 < len(batches)
                 break
             model.train()
     if keeper is not None:
         model.load_state_dict(keeper.state)
+    elif average is not None:
+        average.exchange()
     model.eval()
     return Fitted(history, stopped)
 
@@ -142,19 +160,49 @@ def report(job: EvalJob, fraction: int, draw: int, fitted: Fitted) -> None:
     )
 
 
+class _Average:
+    """Exponential moving average of a model's weights and of its batch norms' statistics."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.current = [t for t in model.state_dict().values() if t.is_floating_point()]
+        self.average = [t.clone() for t in self.current]
+        self._move = get_ema_multi_avg_fn(decay)
+
+    def update(self) -> None:
+        self._move(self.average, self.current, 0)
+
+    def exchange(self) -> None:
+        """Put the average into the model, and what was there in the average's place."""
+        for average, current in zip(self.average, self.current, strict=True):
+            was = current.clone()
+            current.copy_(average)
+            average.copy_(was)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model has the averaged weights inside the block."""
+        self.exchange()
+        try:
+            yield
+        finally:
+            self.exchange()
+
+
 class _Best:
     """Keeps the weights with the best validation score; the first of equal ones."""
 
-    def __init__(self, model: nn.Module, patience: int | None) -> None:
-        self.model, self.patience = model, patience
-        self.score, self.waited = -math.inf, 0
+    def __init__(self, model: nn.Module, patience: int | None, min_gain: float) -> None:
+        self.model, self.patience, self.min_gain = model, patience, min_gain
+        self.score, self.goal, self.waited = -math.inf, -math.inf, 0
         self.state = self._copy()
 
     def enough(self, score: float) -> bool:
         """Take note of a score; True when patience is over."""
         self.waited += 1
         if score > self.score:
-            self.score, self.waited, self.state = score, 0, self._copy()
+            self.score, self.state = score, self._copy()
+        if score > self.goal:
+            self.goal, self.waited = score + self.min_gain, 0
         return self.patience is not None and self.waited >= self.patience
 
     def _copy(self) -> dict[str, Tensor]:
@@ -163,10 +211,17 @@ class _Best:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Deterministic algorithms inside the block: enforced on a CPU, warned about on a GPU (bilinear upsampling has none)."""
+    """Deterministic algorithms inside the block: enforced on a CPU, warned about on a GPU (bilinear upsampling has none).
+
+    Without torch's filling of fresh memory, which guards against operators that read it and takes a tenth of the time.
+    """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch_deterministic  # its attribute is a property that type stubs do not know
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
+        memory.fill_uninitialized_memory = filled
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -47,6 +47,8 @@ def test_detector_learns_planted_squares_and_leaves_the_encoder_alone(kind, tmp_
         "n_truth",
         "scores",
         "matched",
+        "iterations",
+        "stopped",
     ]
     assert len(table) == 24 and set(table.n_truth) == {0, 1} and set(table.label) == {"Pneumonia"}
     assert (table.scores.map(len) == table.matched.map(len)).all()
@@ -188,7 +190,7 @@ def test_a_box_that_overlaps_nothing_never_reaches_the_matcher(tmp_path: Path) -
     images = np.random.default_rng(0).integers(0, 255, (1, world.SIZE, world.SIZE)).astype(np.uint8)
     batch = FrozenFeatures(maps, images, np.arange(1), torch.device("cpu")).batch(np.arange(1))
     good, side = [4.0, 6, 10, 20], float(world.SIZE)
-    assert torch.isfinite(detector.loss(batch, [ImageBoxes(np.array([good]), np.zeros(1, np.int64))]))
+    assert torch.isfinite(detector.loss(batch, detector.match(ImageBoxes(np.array([good]), np.zeros(1, np.int64)))))
     for box in (
         [20.0, 20, 0, 0],
         [5, 40, 1e-14, 9],
@@ -198,4 +200,55 @@ def test_a_box_that_overlaps_nothing_never_reaches_the_matcher(tmp_path: Path) -
         [5, 5, np.nan, 9],
     ):
         with pytest.raises(ValueError, match="a true box overlaps no part of the image"):
-            detector.loss(batch, [ImageBoxes(np.array([good, box]), np.zeros(2, np.int64))])
+            detector.match(ImageBoxes(np.array([good, box]), np.zeros(2, np.int64)))
+
+
+@pytest.mark.parametrize("box_loss", ["giou", "smooth_l1"])
+@pytest.mark.parametrize("levels", [1, 3])
+def test_losses_of_cached_matches_are_detectron2s(box_loss: str, levels: int, tmp_path: Path) -> None:
+    from benchmarks.tasks.detection.boxes import ImageBoxes
+    from benchmarks.tasks.detection.model import AnchorTargets, Detector, build_retinanet
+    from benchmarks.tasks.shared.dense.features import MethodMaps
+
+    from detectron2.structures import Boxes, Instances  # isort: skip
+    from detectron2.utils.events import EventStorage
+
+    change = {"box_loss": box_loss, "anchor_sizes": [0.1, 0.2, 0.4][:levels]}
+    protocol = read_protocol("detection", "strict").model_copy(update=change)
+    maps = MethodMaps(world.method(world.encoder(world.study(tmp_path), "cnn")), world.SIZE, "here", protocol.levels)
+    net = build_retinanet(maps, protocol, 2)
+    detector = Detector(net, maps, world.SIZE)
+    batch = maps(torch.randn(3, 3, world.SIZE, world.SIZE, generator=torch.Generator().manual_seed(0)))
+    truth = [
+        ImageBoxes(np.array([[4.0, 6, 20, 25], [30, 30, 14, 12]]), np.array([0, 1])),
+        ImageBoxes(np.zeros((0, 4)), np.zeros(0, np.int64)),
+        ImageBoxes(np.array([[20.0, 10, 30, 40]]), np.array([1])),
+    ]
+    ours = detector.loss(batch, AnchorTargets.join([detector.match(image) for image in truth]))
+    del net.loss_normalizer  # an average over batches, which begins anew
+    instances = [
+        Instances((64, 64), gt_boxes=Boxes(torch.tensor(t.corners).float()), gt_classes=torch.tensor(t.categories))
+        for t in truth
+    ]
+    features = detector._levels(batch)
+    with EventStorage():
+        theirs = net.forward_training(None, features, net.head(features), instances)
+    assert ours.item() == pytest.approx(sum(v.item() for v in theirs.values()), rel=1e-5)
+
+
+def test_only_the_finest_map_is_searched_and_all_of_the_pyramid_speaks(tmp_path: Path) -> None:
+    from benchmarks.tasks.detection.model import AnchorTargets, Detector, build_retinanet
+    from benchmarks.tasks.shared.dense.features import MethodMaps
+
+    from benchmarks.tasks.detection.boxes import ImageBoxes  # isort: skip
+
+    protocol = read_protocol("detection", "strict")
+    for kind in ("cnn", "vit"):
+        maps = MethodMaps(world.method(world.encoder(world.study(tmp_path), kind)), world.SIZE, "here", protocol.levels)
+        net = build_retinanet(maps, protocol, 1)
+        detector = Detector(net, maps, world.SIZE)
+        assert [len(level) for level in detector.anchors] == [16 * 16 * len(protocol.anchor_octaves)]
+        target = AnchorTargets.join([detector.match(ImageBoxes(np.array([[4.0, 6, 20, 25]]), np.zeros(1, np.int64)))])
+        detector.loss(maps(torch.randn(1, 3, world.SIZE, world.SIZE)), target).backward()
+        idle = [name for name, weight in net.named_parameters() if weight.grad is None]
+        assert not idle, "every weight is trained"

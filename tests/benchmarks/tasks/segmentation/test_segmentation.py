@@ -38,7 +38,8 @@ def test_decoder_learns_planted_squares_and_leaves_the_encoder_alone(kind, goal,
     assert scores(job, table)[POSITIVES] > goal, "a frozen random encoder suffices to outline bright squares"
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
     assert list(table.columns) == [
-        *("image_id", "patient_id", "fraction", "draw", "tp", "predicted", "truth", "on_true", "on_other")
+        *("image_id", "patient_id", "fraction", "draw", "tp", "predicted", "truth", "on_true", "on_other"),
+        *("iterations", "stopped"),
     ]
     assert len(table) == 22, "films without a known mask are left out"
     assert (table.tp <= table[["predicted", "truth"]].min(axis=1)).all() and (table.truth > 0).sum() == 11
@@ -59,7 +60,12 @@ def test_decoders_are_smp() -> None:
         maps = MethodMaps(world.method(world.encoder(config, kind)), world.SIZE, "here")
         model = Segmenter(maps, protocol, world.SIZE)
         assert any(isinstance(m, expected) for m in model.modules())
-        assert model(maps(torch.zeros(2, 3, world.SIZE, world.SIZE))).shape == (2, 1, world.SIZE, world.SIZE)
+        images = torch.zeros(2, 3, world.SIZE, world.SIZE)
+        assert model(maps(images)).shape == (2, 1, world.SIZE, world.SIZE)
+        assert model.decoder(maps(images)).shape[-1] == world.SIZE // 4, "of one resolution for a pyramid and a grid"
+        lineage = Segmenter(maps, read_protocol("segmentation", "mgca-2022"), world.SIZE)
+        side = lineage.decoder(maps(images)).shape[-1]
+        assert side == (world.SIZE // 2 if kind == "cnn" else world.SIZE * 2), "four blocks, four doublings"
         assert not any("encoder" in name for name in model.state_dict())
 
 

@@ -67,23 +67,55 @@ def test_best_val_restores_the_best_and_stops() -> None:
     assert not model.training
 
 
-def test_a_plateau_lowers_the_rate_once_and_goes_on_from_the_best() -> None:
+def test_the_average_is_what_is_read_and_kept() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1))
+    raw: list[float] = []
+    seen: list[float] = []
+
+    def loss_of(rows: np.ndarray) -> torch.Tensor:
+        raw.append(model[0].weight.item())
+        return -model[0].weight.sum()
+
+    def validate() -> float:
+        seen.append(model[0].weight.item())
+        return seen[-1]
+
+    settings = {"average": 0.5, "lr": 0.01, "selection": "best_val"}
+    expected = model[0].weight.item()
+    fit(model, loss_of, [np.array([0])] * 6, protocol(**settings), 100, 1, validate)
+    assert len(raw) == len(seen) == 6
+    for after, read in zip(raw[1:], seen, strict=False):
+        expected = 0.5 * expected + 0.5 * after
+        assert read == pytest.approx(expected, abs=1e-6) and read < after, "training goes on from its own weights"
+    assert model[0].weight.item() == pytest.approx(seen[-1])
+    # Where nothing is selected the last average is tested.
+    last = torch.nn.Linear(1, 1, bias=False)
+    last.weight.data.zero_()
+    fit(last, lambda rows: -last.weight.sum(), [np.array([0])] * 3, protocol(average=0.5, lr=0.01), 100, 1)
+    assert last.weight.item() == pytest.approx(0.01 * (((0.5 * 1) + 2) / 2 + 3) / 2, rel=1e-4)
+
+
+def test_a_gain_that_is_too_small_is_kept_but_does_not_prolong() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
-    model.weight.data.fill_(0.0)
+    scores = iter([0.1, 0.2, 0.204, 0.203, 0.3, 0.302, 0.304, 0.306, 0.307, 0.4])
+    settings = {"selection": "best_val", "patience": 3, "min_gain": 0.01}
     seen: list[float] = []
 
     def validate() -> float:
         seen.append(model.weight.item())
-        return -abs(model.weight.item() - 0.33)
+        return next(scores)
 
-    settings = {"schedule": "plateau", "selection": "best_val", "patience": 2, "validate_every": 1}
-    fitted = fit(model, lambda rows: -model.weight.sum(), [np.array([0])] * 60, protocol(**settings), 100, 1, validate)
-    steps = np.diff(seen)
-    late = steps[np.flatnonzero(steps < 0)[0] + 1 :]  # after it went back to the best weights
-    assert steps[0] > 5 * late.max() > 0 and fitted.stopped and len(fitted.losses) < 60
-    assert abs(model.weight.item() - 0.33) < 0.02
-    with pytest.raises(ValidationError, match=r"`plateau` needs"):
-        protocol(schedule="plateau")
+    fitted = fit(model, lambda rows: -model.weight.sum(), [np.array([0])] * 10, protocol(**settings), 100, 1, validate)
+    assert fitted.stopped and fitted.columns == {"iterations": 8, "stopped": True}
+    assert model.weight.item() == seen[7], "the best of all readings"
+
+
+def test_deterministic_does_not_fill_fresh_memory() -> None:
+    from torch.utils import deterministic as torchs
+
+    with deterministic(torch.device("cpu")):
+        assert torch.are_deterministic_algorithms_enabled() and not torchs.fill_uninitialized_memory
+    assert torchs.fill_uninitialized_memory
 
 
 def test_validation_rows_are_few_balanced_and_fixed() -> None:
