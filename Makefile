@@ -7,7 +7,7 @@ STUDY ?= twin
 CORES ?= all
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help env tables test test-all bench coverage lint types lock clean
+.PHONY: help env tables claims test test-all bench coverage lint types lock clean
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
 
@@ -19,6 +19,11 @@ $(VENV)/.ready: requirements.lock pyproject.toml workflows/envs/install.sh
 
 tables: env     ## run a study and write its leaderboards (STUDY=twin|open|smoke|ablation|paper)
 	@bash workflows/run.sh $(STUDY) $(CORES)
+
+claims: env     ## what the studies say about the papers' claims (results/claims.md); runs twin and ablation first
+	@bash workflows/run.sh twin $(CORES)
+	@bash workflows/run.sh ablation $(CORES)
+	$(BIN)/mlip claims
 
 test: env       ## the tests (a real run of the smoke study among them)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

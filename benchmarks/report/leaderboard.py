@@ -32,9 +32,11 @@ def page(plan: Plan, results: Results) -> str:
     """The whole leaderboard. The first line is the study's data note."""
     study = plan.study
     found = standings(results, study.statistics.level)
+    machine = made_on(plan)
     parts = [
         study.note,
         f"# {study.title}",
+        *([f"Trained on: {machine}."] if machine else []),
         overview(plan, results, found),
         overview_notes(study, results, found),
         how_to_read(study),
@@ -168,19 +170,34 @@ def cost(plan: Plan) -> pd.DataFrame:
     records = []
     for name, entry in plan.rows.items():
         cards = []
-        for seed in entry.seeds(plan.study):
-            folder = plan.paths.pretrain(name, seed)
-            if (folder / "card.json").is_file():
-                card = read_card(folder)
-                if card.get("fingerprint") == plan.training(name, seed).key:
-                    batch = card.get("recipe", {}).get(
-                        "batch_size", 0
-                    )  # an untrained method has no recipe and no steps
-                    cards.append({**card, "pairs_seen": card.get("steps", np.nan) * batch})
+        for card in training_cards(plan, name):
+            batch = card.get("recipe", {}).get("batch_size", 0)  # an untrained method has no recipe and no steps
+            cards.append({**card, "pairs_seen": card.get("steps", np.nan) * batch})
         numbers = {key: [float(c[key]) for c in cards if isinstance(c.get(key), int | float)] for key in COST_COLUMNS}
         means = {key: float(np.mean(found)) if found else float("nan") for key, found in numbers.items()}
         records.append({"method": name, "title": entry.title, "encoder": entry.encoder, "seeds": len(cards), **means})
     return pd.DataFrame(records, columns=["method", "title", "encoder", "seeds", *COST_COLUMNS])
+
+
+def training_cards(plan: Plan, row: str) -> list[dict[str, Any]]:
+    """The cards of a row's trainings that are today's, one for each seed that has one."""
+    found = []
+    for seed in plan.rows[row].seeds(plan.study):
+        folder = plan.paths.pretrain(row, seed)
+        if (folder / "card.json").is_file():
+            card = read_card(folder)
+            if card.get("fingerprint") == plan.training(row, seed).key:
+                found.append(card)
+    return found
+
+
+def made_on(plan: Plan) -> str:
+    """Devices, commits and torch versions of the trainings that are there; "" where there is none. Another CPU gives other numbers."""
+    cards = [c for name, entry in plan.rows.items() if entry.manifest.trained for c in training_cards(plan, name)]
+    devices = sorted({c["device"] for c in cards if "device" in c})
+    commits = sorted({c["commit"][:12] + "-dirty" * c["commit"].endswith("-dirty") for c in cards if "commit" in c})
+    versions = sorted({f"torch {c['versions']['torch']}" for c in cards if "versions" in c})
+    return "; ".join(", ".join(said) for said in (devices, versions, [f"commit {c}" for c in commits]) if said)
 
 
 def cost_page(plan: Plan) -> str:
@@ -206,8 +223,8 @@ def cost_page(plan: Plan) -> str:
         "all parameters (M)",
     ]
     table = tabulate(lines, headers=head, tablefmt="github", disable_numparse=True)
-    about = (
-        "Mean over the seeds trained so far, on the machine that trained them (its description is in each `card.json`)."
+    about = "Mean over the seeds trained so far, on the machine that trained them" + (
+        f": {made_on(plan)}." if made_on(plan) else "."
     )
     return "\n\n".join([study.note, f"# Pre-training cost: {study.title}", table, about]) + "\n"
 

@@ -275,6 +275,13 @@ class Difference:
             return 1.0 if self.value == 0 else 0.0
         return float(2 * stats.t.sf(abs(self.value) / spread, self.variance.freedom))
 
+    def interval(self, level: float) -> tuple[float, float]:
+        """[low, high] by Student's t; NaN where a source of variance is unknown."""
+        if not self.variance.known or not np.isfinite(self.variance.patients):
+            return float("nan"), float("nan")
+        far = float(stats.t.ppf((1 + level) / 2, self.variance.freedom)) * float(np.sqrt(self.variance.total))
+        return self.value - far, self.value + far
+
 
 def difference(a: Estimate, b: Estimate, pool: Pool = ALONE) -> Difference:
     """The paired difference: patients and draws in common, seeds apart."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from mlip.paths import ROOT
@@ -36,6 +38,22 @@ def _git(*args: str) -> str:
     return subprocess.run(["git", "-C", str(ROOT), *args], check=True, capture_output=True, text=True).stdout.strip()
 
 
+def cpu_name() -> str:
+    """Model, vector instructions that torch uses, and cores: what decides which numbers come out, and how fast."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        named = (
+            line.partition(":")[2].strip()
+            for line in info.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        )
+        model = next(named, model)
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
+
+
 def facts(device: str = "auto") -> dict[str, Any]:
     """Versions, commit and device, for cards."""
     from mlip.devices import best_device
@@ -46,7 +64,7 @@ def facts(device: str = "auto") -> dict[str, Any]:
 
         name = torch.cuda.get_device_name()
     else:
-        name = platform.processor() or platform.machine()
+        name = cpu_name()
     return {
         "versions": {p: version(p) for p in PACKAGES},
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""The command line: ``mlip doctor``, ``mlip check``, ``mlip audit``, ``mlip new-baseline``, ``mlip check-baseline``,
+"""The command line: ``mlip doctor``, ``mlip check``, ``mlip claims``, ``mlip audit``, ``mlip new-baseline``, ``mlip check-baseline``,
 ``mlip run <stage>``. Imports are local: a command pays for its own libraries only.
 """
 
@@ -266,6 +266,19 @@ def check(study: StudyFile = DEFAULT) -> None:
     if plan.broken:
         raise typer.Exit(1)
     typer.echo(f"{study}: ok")
+
+
+@app.command()
+def claims(
+    file: Annotated[Path, typer.Option(help="the claims")] = Path("config/claims.yaml"),
+    out: Annotated[Path, typer.Option(help="the page")] = Path("results/claims.md"),
+) -> None:
+    """What the computed studies say about the papers' claims; reads predictions only, and says which are missing."""
+    limit_threads(1)
+    from benchmarks.report.claims import read_claims, write_page
+
+    write_page(read_claims(file), lambda name: _plan(Path("config") / f"{name}.yaml"), out)
+    typer.echo(f"wrote {out}")
 
 
 @app.command()
