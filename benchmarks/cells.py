@@ -72,6 +72,7 @@ class Column:
     positives: dict[str, int]  # test images per label
     shares: tuple[float, float, float]  # of the methods' variance: patients, draws, seeds (NaN: unknown)
     estimates: dict[str, statistics.Estimate]  # of all rows
+    heads: tuple[int, int] = (0, 0)  # trained heads that ended by themselves, and all that say how they ended
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
@@ -277,6 +278,7 @@ class _Support:
     positives: dict[str, int] = field(default_factory=dict)
     units: int = 0
     chance: float | None = None
+    ended: list[bool] = field(default_factory=list)  # of each trained head: by itself, before the maximum
 
 
 def _evaluate(
@@ -299,6 +301,8 @@ def _evaluate(
         for d, draw in enumerate(draws):
             rows = file.groups[fraction, draw]
             frame = file.frame.take(rows)
+            if "stopped" in frame and frame["iterations"].iloc[0] > 0:
+                support.ended.append(bool(frame["stopped"].iloc[0]))
             values[s, d], resampled[s, d] = metric.resample(frame, units[rows], weights, spec.args)
             if not support.units:
                 support.positives = positives(frame)
@@ -340,6 +344,7 @@ def _column(
         block.task_name, block.protocol_name, block.dataset, spec.title, fraction, main, ranking,
         _unranked(methods, fraction_name(block.task, fraction)) if not ranking.ranks else "",
         above, floor, floor_of, ceiling, support.positives, (patients, by_draw, by_seed), estimates,
+        (sum(support.ended), len(support.ended)),
     )  # fmt: skip
 
 

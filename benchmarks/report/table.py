@@ -41,6 +41,7 @@ def metric_table(results: Results, blocks: Sequence[Block], index: int) -> str:
     below = [size_text(b.dataset, cells[k], columns[k]) for b, k in keys]
     below = [f"Test images (positives): {'; '.join(dict.fromkeys(filter(None, below)))}."] if any(below) else []
     below += unranked_text([(f"{k[2]} {fraction_name(b.task, k[4])}".strip(), columns[k]) for b, k in keys])
+    below += heads_text([(f"{k[2]} {fraction_name(b.task, k[4])}".strip(), columns[k]) for b, k in keys])
     below += ["\n".join(f"- [{mark}] {reason}" for reason, mark in notes.items())] if notes else []
     return "\n\n".join([text, *below])
 
@@ -62,6 +63,14 @@ def unranked_text(columns: Sequence[tuple[str, Column]]) -> list[str]:
             named.setdefault(column.unranked, []).append(name)
     said = [("every column" if len(n) == len(columns) else ", ".join(n), why) for why, n in named.items()]
     return [f"Not ranked, and nothing bold: {which}. Reason: {why}." for which, why in said]
+
+
+def heads_text(columns: Sequence[tuple[str, Column]]) -> list[str]:
+    """How many of the trained heads ended because validation stopped improving, where predictions say so."""
+    said = [f"{name} {c.heads[0]} of {c.heads[1]}" for name, c in columns if c.heads[1]]
+    if not said:
+        return []
+    return [f"Heads that ended by themselves (the others reached the protocol's maximum): {'; '.join(said)}."]
 
 
 def cell_text(cell: Any, column: Column, notes: dict[str, str]) -> str:

@@ -107,6 +107,39 @@ def test_leaderboard_orders_by_standing_and_sets_apart_controls_and_rows_that_la
     assert float(re.findall(r"[\d.]+", alpha["standing"])[0]) == pytest.approx(100 * vote.mean(), abs=0.06)
 
 
+def test_pages_count_the_heads_that_ended_by_themselves(tmp_path, monkeypatch):
+    world = make_world(tmp_path, monkeypatch)
+    world.fill()
+    for method, iterations, stopped in (("alpha", 80, True), ("beta", 300, False), ("gamma", 0, True)):
+        for dataset in ("rsna", "siim"):
+            change = lambda frame, i=iterations, s=stopped: frame.assign(iterations=i, stopped=s)  # noqa: E731
+            world.predict("probe", dataset, method, change=change)
+    build_tables(world.plan)
+    text = (world.paths.results / "probe.md").read_text(encoding="utf-8")
+    # Two draws at 1 %, one at 100 %; what was not trained does not count, nor do predictions that say nothing.
+    line = next(x for x in text.splitlines() if x.startswith("Heads that ended by themselves"))
+    assert "rsna 1 % 2 of 4; rsna 100 % 1 of 2; siim 1 % 2 of 4" in line
+    assert "Heads that ended" not in (world.paths.results / "direct.md").read_text(encoding="utf-8")
+
+
+def test_pages_name_the_machine_of_todays_trainings(tmp_path, monkeypatch):
+    world = make_world(tmp_path, monkeypatch)
+    world.fill()
+    for method, device in (("alpha", "cpu: A, AVX2, 2 cores"), ("beta", "cpu: B, AVX512, 2 cores")):
+        card(world, method, 1.0)
+        path = world.paths.pretrain(method, 0) / "card.json"
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts |= {"device": device, "commit": "0123456789abcdef", "versions": {"torch": "2.9"}}
+        path.write_text(json.dumps(facts), encoding="utf-8")
+    stale = json.loads(path.read_text(encoding="utf-8")) | {"fingerprint": "other", "device": "cpu: OLD"}
+    (world.paths.pretrain("gamma", 0)).mkdir(parents=True)
+    (world.paths.pretrain("gamma", 0) / "card.json").write_text(json.dumps(stale), encoding="utf-8")
+    build_tables(world.plan)
+    said = "cpu: A, AVX2, 2 cores, cpu: B, AVX512, 2 cores; torch 2.9; commit 0123456789ab."
+    for page in (world.paths.leaderboard, world.paths.results / "cost.md"):
+        assert said in page.read_text(encoding="utf-8") and "OLD" not in page.read_text(encoding="utf-8")
+
+
 def test_one_seed_leads_to_no_rank_and_no_bold_and_the_page_says_why(tmp_path, monkeypatch):
     world = make_world(tmp_path, monkeypatch)
     monkeypatch.setattr("benchmarks.report.figures.draw", lambda *_: None)  # slow, and not looked at here
