@@ -125,8 +125,7 @@ class Fingerprints:
             settings = [text.pretrained, _given(text.pretrained), text.max_tokens]
             if text.pretrained:
                 return settings, _stage("tokenizer"), []
-            settings += [text.vocabulary, text.dim if text.word_vectors else None]
-            return settings, _stage("tokenizer"), self.corpus()
+            return [*settings, text.vocabulary], _stage("tokenizer"), self.corpus()
 
         return self._of(("tokenizer",), parts)
 

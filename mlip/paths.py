@@ -19,7 +19,6 @@ class StudyPaths:
         self.leaderboard = study.results / f"{study.study}.md"
         self.audit = self.work / "audit.md"
         self.tokenizer = self.work / "tokenizer"
-        self.word_vectors = self.tokenizer / "word_vectors.npy"
         self.knowledge = self.work / "knowledge"
         self.anatomy = self.work / "twin" / "anatomy.npz"
         self.cells = self.results / "cells.csv"

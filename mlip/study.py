@@ -65,16 +65,6 @@ class TextEncoderConfig(Strict):
     vocabulary: int = 2000
     max_tokens: int = 96
     dropout: float = Field(default=0.1, ge=0, lt=1, description="of a BERT built from sizes; 0.1 is BERT's own")
-    word_vectors: bool = Field(
-        default=False,
-        description="the word pieces of trained methods start from what stands near them in the training reports",
-    )
-
-    @model_validator(mode="after")
-    def _one_start(self) -> TextEncoderConfig:
-        if self.word_vectors and self.pretrained:
-            raise ValueError("word_vectors are a start of a BERT built from sizes; a pretrained one has its own")
-        return self
 
 
 class StemConfig(Strict):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -54,18 +53,6 @@ class TextEncoder(nn.Module):
             raise UserError(f"cannot keep {count} of {self.depth} layers", where="encoders.text", fix="choose fewer")
         self.model.encoder.layer = self.model.encoder.layer[:count]
         self.model.config.num_hidden_layers = count
-
-    def start_words(self, vectors: np.ndarray) -> None:
-        """Put vectors [V, D] in the place of the word pieces' first embeddings."""
-        weight = self.model.embeddings.word_embeddings.weight
-        if vectors.shape != tuple(weight.shape):
-            raise UserError(
-                f"word vectors are {list(vectors.shape)}, the embedding is {list(weight.shape)}",
-                where="encoders.text",
-                fix="run again: the tokenizer is of another configuration",
-            )
-        with torch.no_grad():
-            weight.copy_(torch.from_numpy(vectors))
 
     def forward(self, tokens: TokenBatch, need_attention: bool = False, layers: int = 1) -> TextOutput:
         """Encode B texts of L pieces.

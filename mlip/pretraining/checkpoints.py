@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
 
 def build_method(study: Study, entry: Entry, seed: int = 0, start: bool = True) -> Method:
-    """A freshly initialised method on the CPU. Without ``start`` its encoders do not read the weights and word vectors
-    that they start from: for a method that is about to be loaded.
+    """A freshly initialised method on the CPU. Without ``start`` its image encoder does not read the weights that it starts
+    from: for a method that is about to be loaded.
 
     The image encoder, the text encoder and the method's heads are seeded separately, so that all methods with the
     same encoder (the random control too) start from the very same encoder weights.
@@ -38,8 +37,6 @@ def build_method(study: Study, entry: Entry, seed: int = 0, start: bool = True) 
     image_encoder = build_image_encoder(study, entry, seed, start)
     seed_everything(study.seed, "init-text", entry.training_seed(seed))
     text_encoder = TextEncoder(study.encoders.text, tokenizer.vocabulary)
-    if study.encoders.text.word_vectors and entry.manifest.trained and start:
-        text_encoder.start_words(np.load(paths.word_vectors))
     knowledge = Knowledge.load(paths.knowledge) if entry.reads_knowledge else None
     seed_everything(study.seed, "init-heads", entry.training_seed(seed))
     context = MethodContext(

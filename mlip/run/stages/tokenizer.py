@@ -1,15 +1,12 @@
-"""The word-piece vocabulary: trained on the training reports, with their word vectors where asked for; or the pre-trained encoder's own."""
+"""The word-piece vocabulary: trained on the training reports, or the pre-trained encoder's own."""
 
 from __future__ import annotations
 
 import string
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mlip.pretraining.batches import Pairs
 from mlip.text.tokenisation import Tokenizer, train_tokenizer
-from mlip.text.word_vectors import word_vectors
 
 if TYPE_CHECKING:
     from benchmarks.plan import Plan
@@ -23,7 +20,4 @@ def run(plan: Plan) -> None:
     texts = [report.text for report in Pairs(plan.study, "train", needed=plan.trains).reports]
     if not texts:  # a study of untrained rows on data without reports: its random text encoders read letters
         texts = [string.printable]
-    tokenizer = train_tokenizer(texts, config.vocabulary, config.max_tokens)
-    tokenizer.save(folder)
-    if config.word_vectors:
-        np.save(plan.paths.word_vectors, word_vectors(tokenizer, texts, config.dim))
+    train_tokenizer(texts, config.vocabulary, config.max_tokens).save(folder)
