@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 COLUMNS = [
     "task", "protocol", "dataset", "metric", "method", "seed_count", "draw_count", "fraction",
-    "value", "ci_low", "ci_high", "se_patients", "se_draws", "se_seeds", "n_test", "positives",
+    "value", "ci_low", "ci_high", "se_patients", "se_draws", "se_seeds", "sd_trainings", "n_test", "positives",
     "status", "reason", "seconds", "rank", "rank_high", "above_controls",
 ]  # fmt: skip
 KEY = ["task", "protocol", "dataset", "metric", "fraction"]  # of a column of cells
@@ -266,6 +266,7 @@ def _numbers(column: Column, row: str, level: float) -> dict[str, Any]:
     return {
         "value": found.value, "ci_low": low, "ci_high": high,
         **{f"se_{source}": np.sqrt(getattr(variance, source)) for source in ("patients", "draws", "seeds")},
+        "sd_trainings": float(found.seeds.std(ddof=1)) if found.seeded and len(found.seeds) > 1 else float("nan"),
         "positives": min(column.positives.values(), default=None), "rank": best, "rank_high": worst,
         "above_controls": column.above_controls.get(row),
     }  # fmt: skip
@@ -363,7 +364,7 @@ def _unranked(methods: dict[str, statistics.Estimate], labels: str) -> str:
 
 def write_cells(cells: pd.DataFrame, path: Path) -> None:
     """``cells.csv``: numbers with six decimals, seconds with one."""
-    six = ("value", "ci_low", "ci_high", "se_patients", "se_draws", "se_seeds")
+    six = ("value", "ci_low", "ci_high", "se_patients", "se_draws", "se_seeds", "sd_trainings")
     rounded = cells.round({**dict.fromkeys(six, 6), "seconds": 1})
     path.parent.mkdir(parents=True, exist_ok=True)
     rounded.to_csv(path, index=False)

@@ -9,39 +9,34 @@ set's labels; they are used here only and never enter a training.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from benchmarks.scores.statistics import interval, multiplicities
+from benchmarks.analyses.held_out import NO_FINDING, HeldOut, held_out, pair_batch
+from benchmarks.scores import statistics
 from benchmarks.scores.weighted import BLOCK, Ranked
 from benchmarks.tasks.shared.features import BATCH, encode_images
-from mlip.data.splits import part_rows, read_splits
-from mlip.data.store import open_store
 from mlip.errors import UserError
 from mlip.methods import recipe_of
-from mlip.paths import StudyPaths
-from mlip.seeding import generator, torch_generator
+from mlip.seeding import generator
 from mlip.study import Study
-from mlip.text.reports import Report, parse_report
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from benchmarks.plan import Plan
-    from mlip.contract import Batch, Method
+    from mlip.contract import Method
     from mlip.fingerprints import Fingerprint
     from mlip.knowledge.entities import Knowledge
 
 ANALYSIS, CAPABILITY = "false_negatives", "retrieval"
-NO_FINDING = {"No Finding", "Support Devices"}  # labels that say nothing of a disease
-LIMIT = 256  # held-out pairs; every measure looks at their square
 BATCHES = 20  # in which the losses are evaluated
 TEMPERATURE = 0.07  # of plain InfoNCE, the yardstick: CLIP's and MGCA's
+COLUMNS = ["row", "against", "difference", "low", "high", "p", "sd_row", "sd_against"]
 GROUPS = ("the true pair", "equal findings", "other findings")
 
 
@@ -53,15 +48,27 @@ def compared_rows(plan: Plan) -> list[str]:
     return [name for name, entry in plan.rows.items() if CAPABILITY in entry.manifest.capabilities]
 
 
+def variants(plan: Plan) -> list[tuple[str, str]]:
+    """(full method, the same without a part) of the compared rows."""
+    rows = {name: plan.rows[name] for name in compared_rows(plan)}
+    return [
+        (full, name)
+        for name, entry in rows.items()
+        for full in [entry.folder.name]
+        if full in rows and full != name and entry.components != rows[full].components
+    ]
+
+
 def fingerprint(plan: Plan) -> Fingerprint:
     """What the page depends on."""
-    seed, rows = plan.study.pretrain.seeds[0], [plan.rows[name] for name in compared_rows(plan)]
-    settings = [plan.study.note, plan.study.title, plan.study.pretrain.batch_size, [entry.title for entry in rows]]
-    return plan.fingerprints.looked_at(ANALYSIS, [(e, seed) for e in rows], plan.study.pretrain.datasets, settings)
+    study, rows = plan.study, [plan.rows[name] for name in compared_rows(plan)]
+    settings = [study.note, study.title, study.pretrain.batch_size, study.pretrain.seeds, [e.title for e in rows]]
+    pairs = [(entry, seed) for entry in rows for seed in entry.seeds(study)]
+    return plan.fingerprints.looked_at(ANALYSIS, pairs, study.pretrain.datasets, settings)
 
 
 def write_page(plan: Plan, device: torch.device) -> None:
-    """Write ``results/<study>/false_negatives.md`` from the checkpoints of the first seed.
+    """Write ``results/<study>/false_negatives.md`` and ``.csv`` (the differences) from the checkpoints of all seeds.
 
     Raises
     ------
@@ -71,7 +78,6 @@ def write_page(plan: Plan, device: torch.device) -> None:
     from mlip.pretraining.checkpoints import load_method
 
     study, paths, rows = plan.study, plan.paths, plan.rows
-    seed = study.pretrain.seeds[0]
     pairs = held_out(study)
     groups = pair_groups(pairs.findings, pairs.patients)
     if not groups[1].any():
@@ -80,19 +86,49 @@ def write_page(plan: Plan, device: torch.device) -> None:
             where=paths.splits(study.pretrain.datasets[0]),
             fix="take false_negatives out of `analyses`, or use more films",
         )
-    near, moved = [], []
+    patients = int(pairs.patients.max()) + 1
+    rng = generator(study.seed, ANALYSIS, "bootstrap")
+    drawn = statistics.multiplicities(patients, study.statistics.bootstrap, rng)[pairs.patients].T  # [R, N]
+    near, moved, found = [], [], dict[str, statistics.Estimate]()
     for name in compared_rows(plan):
         entry = rows[name]
-        method = load_method(study, entry, seed).to(device)
         knowledge = Knowledge.load(paths.knowledge) if entry.reads_knowledge else None
-        image, text = embed(method, pairs, device)
-        similarity = (image @ text.T).double().cpu().numpy()
-        near.append([entry.title, *_near(study, similarity, groups, pairs)])
         size = recipe_of(entry, study).batch_size if entry.manifest.trained else study.pretrain.batch_size or 48
-        pulls = mean_pulls(study, method, knowledge, pairs, groups, (image, text), size)
-        moved += [[entry.title, term, *_pull_cells(values)] for term, values in pulls.items()]
+        close, resampled, pulls = [], [], []
+        for seed in entry.seeds(study):
+            method = load_method(study, entry, seed).to(device)
+            image, text = embed(method, pairs, device)
+            similarity = (image @ text.T).double().cpu().numpy()
+            close.append(closeness(similarity, groups))
+            resampled.append(_auroc(similarity, groups, drawn))
+            pulls.append(mean_pulls(study, method, knowledge, pairs, groups, (image, text), size))
+        found[name] = statistics.estimate(
+            np.array([[c["auroc"]] for c in close]),
+            np.stack(resampled)[:, None],
+            patients,
+            seeded=entry.manifest.seeded,
+            drawn=False,
+        )
+        low, high = statistics.confidence(found[name], study.statistics.level)
+        means = [f"{np.mean([c[group] for c in close]):.3f}" for group in GROUPS]
+        near.append([entry.title, *means, _text(found[name].value, low, high)])
+        for term in pulls[0]:
+            moved.append([entry.title, term, *_pull_cells(list(np.mean([p[term] for p in pulls], axis=0)))])
+    differences = _differences(plan, found)
     paths.results.mkdir(parents=True, exist_ok=True)
-    paths.false_negatives.write_text(_page(study, seed, pairs, groups, near, moved), encoding="utf-8")
+    differences.round(6).to_csv(paths.false_negatives.with_suffix(".csv"), index=False)
+    paths.false_negatives.write_text(_page(plan, pairs, groups, near, moved, differences), encoding="utf-8")
+
+
+def _differences(plan: Plan, found: dict[str, statistics.Estimate]) -> pd.DataFrame:
+    """AUROC of the full method minus that of the same without a part: row, against, difference, low, high, p, sd_row, sd_against."""
+    pool = statistics.Pool.of(e for name, e in found.items() if plan.rows[name].manifest.trained)
+    records = []
+    for full, without in variants(plan):
+        one = statistics.difference(found[full], found[without], pool)
+        spread = [float(found[n].seeds.std(ddof=1)) if len(found[n].seeds) > 1 else np.nan for n in (full, without)]
+        records.append([full, without, one.value, *one.interval(plan.study.statistics.level), one.p, *spread])
+    return pd.DataFrame(records, columns=COLUMNS)
 
 
 def is_current(plan: Plan) -> bool:
@@ -110,41 +146,6 @@ def link(plan: Plan) -> str:
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class HeldOut:
-    """Pairs that no training saw: one film and report per study of the validation and test parts."""
-
-    images: np.ndarray  # uint8 [N, S, S]
-    reports: list[Report]
-    findings: list[frozenset[str]]
-    patients: np.ndarray  # int64 [N], equal numbers are the same patient
-
-
-def held_out(study: Study) -> HeldOut:
-    """At most :data:`LIMIT` pairs over the study's pre-training data sets, drawn with a fixed seed."""
-    paths, found = StudyPaths(study), []
-    for name in study.pretrain.datasets:
-        store, splits = open_store(paths.data(name)), read_splits(paths.splits(name))
-        rows = np.sort(np.concatenate([part_rows(splits, part) for part in ("val", "test")]))
-        labels = [label for label in store.labels if label not in NO_FINDING]
-        for row in rows[~store.records["study_id"].iloc[rows].duplicated().to_numpy()]:
-            record = store.records.iloc[row]
-            report = parse_report(record["report"])
-            if not report.empty:
-                seen = frozenset(label for label in labels if record[f"label.{label}"] == 1)
-                found.append((store.images, row, report, seen, f"{name}/{record['patient_id']}"))
-    if len(found) > LIMIT:
-        rng = generator(study.seed, ANALYSIS, "pairs")
-        found = [found[i] for i in np.sort(rng.choice(len(found), LIMIT, replace=False))]
-    if not found:
-        raise UserError(
-            "no held-out film has a report", where=paths.splits(study.pretrain.datasets[0]), fix="see splits"
-        )
-    patients = pd.factorize(np.array([patient for *_, patient in found]))[0]
-    images = np.stack([store[row] for store, row, *_ in found])
-    return HeldOut(images, [r for *_, r, _, _ in found], [f for *_, f, _ in found], patients)
 
 
 def pair_groups(findings: Sequence[Set[str]], patients: np.ndarray) -> np.ndarray:
@@ -200,13 +201,8 @@ def _auroc(similarity: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> n
     return np.concatenate([formula((part[:, i] * part[:, j]).T.astype(np.float32)) for part in parts])
 
 
-def _near(study: Study, similarity: np.ndarray, groups: np.ndarray, pairs: HeldOut) -> list[str]:
-    values = closeness(similarity, groups)
-    rng = generator(study.seed, ANALYSIS, "bootstrap")
-    drawn = multiplicities(int(pairs.patients.max()) + 1, study.statistics.bootstrap, rng)[pairs.patients]  # [N, R]
-    low, high = interval(_auroc(similarity, groups, drawn.T), study.statistics.level)
-    cells = [f"{values[name]:.3f}" for name in GROUPS]
-    return [*cells, f"{100 * values['auroc']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"]
+def _text(value: float, low: float, high: float, sign: str = "") -> str:
+    return f"{100 * value:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
 
 
 # --- what the loss does -----------------------------------------------------------------------------------------------
@@ -267,23 +263,6 @@ def mean_pulls(
     return {name: list(total / np.where(counts > 0, counts, np.nan)) for name, total in totals.items()}
 
 
-def pair_batch(
-    study: Study, method: Method, knowledge: Knowledge | None, pairs: HeldOut, index: np.ndarray, number: int
-) -> Batch:
-    """The pairs at ``index`` as a training batch, whole reports, films not augmented."""
-    import torch
-
-    from mlip.contract import Batch
-    from mlip.data.pixels import to_tensor
-
-    reports = [pairs.reports[i] for i in index]
-    texts = [report.text for report in reports]
-    linked = [knowledge.affirmed(text) if knowledge else [] for text in texts]
-    images, patients = to_tensor(pairs.images[index]), torch.from_numpy(pairs.patients[index])
-    draw = torch_generator(study.seed, ANALYSIS, "method", number)
-    return Batch.of(method, reports, texts, linked, images, patients, draw, step=number).to(method.device)
-
-
 def _pull_cells(values: list[float]) -> list[str]:
     """The three means, and where equal findings stand between others (0) and the true pair (1)."""
     true, equal, other = values
@@ -294,14 +273,27 @@ def _pull_cells(values: list[float]) -> list[str]:
 # --- page -------------------------------------------------------------------------------------------------------------
 
 
+def _said(low: float, high: float) -> str:
+    if np.isnan(low):
+        return "one training: cannot be told"
+    return "not told from 0" if low <= 0 <= high else "closer" if low > 0 else "farther"
+
+
 def _page(
-    study: Study, seed: int, pairs: HeldOut, groups: np.ndarray, near: list[list[str]], moved: list[list[str]]
+    plan: Plan,
+    pairs: HeldOut,
+    groups: np.ndarray,
+    near: list[list[str]],
+    moved: list[list[str]],
+    differences: pd.DataFrame,
 ) -> str:
+    study, rows = plan.study, plan.rows
+    seeds = ", ".join(map(str, study.pretrain.seeds))
     count = [int(g.sum()) for g in groups]
     level = f"{100 * study.statistics.level:g} %"
     about = [
         f"- {count[0]} held-out image-report pairs (validation and test, one per study) of "
-        f"{len(np.unique(pairs.patients))} patients; seed {seed}. Findings: the data set's labels that are present; "
+        f"{len(np.unique(pairs.patients))} patients; seeds {seeds}. Findings: the data set's labels that are present; "
         f"{', '.join(sorted(NO_FINDING))} count as none.",
         f"- Image i with report j: {count[1]} combinations of different patients with equal findings (false negatives of "
         f"a contrast over pairs), {count[2]} with other findings.",
@@ -315,9 +307,30 @@ def _page(
             disable_numparse=True,
         ),
         "AUROC: how often a combination with equal findings has a higher cosine than one with other findings; 50 = not told "
-        "apart. Cosines of different rows have different spreads and are not compared; the AUROC is. Interval: bootstrap "
-        f"over patients, {study.statistics.bootstrap} resamples.",
+        "apart. Cosines of different rows have different spreads and are not compared; the AUROC is. Means over the seeds. Interval: "
+        f"variance over patients ({study.statistics.bootstrap} resamples) and over seeds, added.",
     ]
+    if len(differences):
+        lines = [
+            [
+                rows[d["row"]].title,
+                rows[d["against"]].title,
+                _text(d["difference"], d["low"], d["high"], "+"),
+                _said(d["low"], d["high"]),
+            ]
+            for d in differences.to_dict("records")
+        ]
+        closer += [
+            "## What the parts bring to it",
+            tabulate(
+                lines,
+                headers=["row", "without a part", f"AUROC × 100, difference [{level}]", ""],
+                tablefmt="github",
+                disable_numparse=True,
+            ),
+            "Above 0: with the part, equal findings are closer. Paired in patients; the spread between trainings is pooled over the rows. Not "
+            "adjusted for the number of lines.",
+        ]
     pulled = [
         "## What the loss does to them",
         tabulate(
@@ -327,7 +340,7 @@ def _page(
             disable_numparse=True,
         ),
         "Pull: B times the rate at which a step of gradient descent on the joint embeddings raises the cosine, negative = "
-        f"pushed apart; mean over {BATCHES} batches of the training's size, without interval. Plain InfoNCE (both "
+        f"pushed apart; mean over {BATCHES} batches of the training's size, and over the seeds, without interval. Plain InfoNCE (both "
         f"directions, temperature {TEMPERATURE}) is evaluated on the same embeddings as the row's own terms: the "
         "difference is what the terms do, not what the training has made of the embeddings. A step for one pair moves others with it, the more so the narrower the cone that all embeddings lie in; that is part of the number. Last column: above 0, equal "
         "findings are treated better than others; below 0, worse, because they are closer and so harder. Terms that see "

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
-from benchmarks.analyses.false_negatives import HeldOut, held_out, pair_batch
+from benchmarks.analyses.held_out import HeldOut, held_out, pair_batch
 from mlip.methods import Entry, recipe_of
 from mlip.seeding import generator, seed_everything
 

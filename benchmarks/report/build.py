@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from benchmarks.analyses import false_negatives, maps, parts
 from benchmarks.cells import Results, compute, write_cells
 from benchmarks.report import figures, leaderboard, published
+from benchmarks.report.made import MADE, made_json
 from benchmarks.report.table import metric_table, task_csv
 from benchmarks.report.words import describe, how_to_read, older_code, settings
 from benchmarks.tasks.catalogue import tasks
@@ -27,6 +28,7 @@ def build_tables(plan: Plan) -> None:
     paths.results.mkdir(parents=True, exist_ok=True)
     remove_outdated(plan)
     write_cells(results.cells, paths.cells)
+    (paths.results / MADE).write_text(made_json(plan), encoding="utf-8")
     for name in plan.study.tasks:
         (paths.results / f"{name}.md").write_text(task_page(plan, results, name), encoding="utf-8")
         task_csv(results, name).to_csv(paths.results / f"{name}.csv", index=False)
@@ -50,7 +52,7 @@ def remove_outdated(plan: Plan) -> None:
     current = maps.current_rows(plan)
     outdated += [path for path in paths.maps.glob("*") if path.suffix in (".png", ".csv") and path.stem not in current]
     if not false_negatives.is_current(plan):
-        outdated.append(paths.false_negatives)
+        outdated += [paths.false_negatives, paths.false_negatives.with_suffix(".csv")]
     if not parts.is_current(plan):
         outdated.append(paths.parts)
     for path in outdated:

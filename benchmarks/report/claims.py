@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tabulate import tabulate
 
+from benchmarks.analyses import false_negatives
 from benchmarks.cells import Column, Results, compute, fraction_name
-from benchmarks.report.leaderboard import made_on
+from benchmarks.report.made import made_on
 from benchmarks.report.words import row_name
 from benchmarks.scores import statistics
 from mlip.errors import UserError
@@ -45,7 +47,7 @@ class Contrast(_Strict):
     study: str = Field(description="its name; read from config/<study>.yaml")
     row: str
     against: list[str] = Field(min_length=1)
-    task: str
+    task: str = Field(description="a task of the study, or `false_negatives`, the analysis")
     metric: str = Field("", description="the task's first metric where empty")
     datasets: list[str] = Field(default_factory=list, description="all of the task where empty")
     fractions: list[int] = Field(default_factory=list, description="all of the task where empty")
@@ -141,6 +143,32 @@ def examine(contrast: Contrast, results: Results, level: float) -> Found:
     )  # fmt: skip
 
 
+def from_analysis(contrast: Contrast, plan: Plan) -> Found:
+    """A contrast on ``results/<study>/false_negatives.csv``, if it is of today's making.
+
+    Raises
+    ------
+    UserError : the study does not hold ``row`` against the one row of ``against``.
+    """
+    where = "Different patients with equal findings: AUROC of their closeness"
+    if (contrast.row, *contrast.against) not in false_negatives.variants(plan):
+        raise UserError(
+            f"study {contrast.study} does not hold {contrast.row!r} against {contrast.against}",
+            where="config/claims.yaml",
+            fix="name a method and the same without a part, in a study with the analysis false_negatives",
+        )
+    if not false_negatives.is_current(plan):
+        return Found(contrast, where, missing="the page is not computed, or of other code")
+    table = pd.read_csv(plan.paths.false_negatives.with_suffix(".csv"))
+    one = table[(table["row"] == contrast.row) & (table["against"] == contrast.against[0])].iloc[0]
+    bounded = bool(one["high"] < contrast.margin)
+    worst = 1.0 if one["difference"] <= 0 else float(one["p"])
+    return Found(
+        contrast, where, float("nan"), plan.rows[contrast.against[0]].title, one["difference"], one["low"], one["high"],
+        (one["sd_row"], one["sd_against"]), worst if np.isfinite(one["p"]) else float("nan"), bounded,
+    )  # fmt: skip
+
+
 def _between(found: statistics.Estimate) -> float:
     return float(found.seeds.std(ddof=1)) if len(found.seeds) > 1 else float("nan")
 
@@ -209,17 +237,22 @@ def write_page(claims: Sequence[Claim], plan_of: Callable[[str], Plan], path: Pa
     if len(levels) > 1:
         raise UserError(f"the studies have different levels {sorted(levels)}", fix="set statistics.level alike")
     results = {name: compute(plan) for name, plan in plans.items()}
+    level = levels.pop() if levels else 0.95
+    found = [
+        from_analysis(c, plans[c.study]) if c.task == false_negatives.ANALYSIS else examine(c, results[c.study], level)
+        for claim in claims
+        for c in claim.contrasts
+    ]
     notes = {
         name: f"{plan.study.note} Trained on: {made_on(plan) or 'nothing is trained yet'}."
         for name, plan in plans.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(claims, results, levels.pop() if levels else 0.95, notes), encoding="utf-8")
+    path.write_text(page(claims, found, level, notes), encoding="utf-8")
 
 
-def page(claims: Sequence[Claim], results: Mapping[str, Results], level: float, notes: Mapping[str, str]) -> str:
-    """The page; ``results`` and ``notes`` (what the data are, and the machine) by study."""
-    found = [examine(c, results[c.study], level) for claim in claims for c in claim.contrasts]
+def page(claims: Sequence[Claim], found: Sequence[Found], level: float, notes: Mapping[str, str]) -> str:
+    """The page from what came of all contrasts, in their order, and a note on each study (its data, the machine)."""
     said = verdicts(found, level)
     rest = iter(zip(found, said, strict=True))
     parts = [
@@ -259,7 +292,8 @@ def _line(found: Found, verdict: str) -> list[str]:
         return [c.study, found.where, c.row, "", others, "", "", verdict]
     spread = " / ".join("?" if np.isnan(s) else f"{100 * s:.1f}" for s in found.between)
     gain = f"{100 * found.effect:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-    return [c.study, found.where, c.row, f"{100 * found.value:.1f}", others, gain, spread, verdict]
+    value = "" if np.isnan(found.value) else f"{100 * found.value:.1f}"
+    return [c.study, found.where, c.row, value, others, gain, spread, verdict]
 
 
 def _intro(said: Sequence[str], level: float) -> list[str]:

@@ -13,11 +13,11 @@ from benchmarks.analyses import false_negatives, maps
 from benchmarks.analyses import parts as method_parts
 from benchmarks.cells import Column, Results, fraction_name
 from benchmarks.report import figures, published
+from benchmarks.report.made import made_on, training_cards
 from benchmarks.report.standing import Standings, complete, main_columns, standings
 from benchmarks.report.table import metric_table, rank_text
 from benchmarks.report.words import describe, how_to_read, older_code, row_name
 from benchmarks.scores.statistics import confidence
-from mlip.pretraining.checkpoints import read_card
 from mlip.study import Study
 
 if TYPE_CHECKING:
@@ -177,27 +177,6 @@ def cost(plan: Plan) -> pd.DataFrame:
         means = {key: float(np.mean(found)) if found else float("nan") for key, found in numbers.items()}
         records.append({"method": name, "title": entry.title, "encoder": entry.encoder, "seeds": len(cards), **means})
     return pd.DataFrame(records, columns=["method", "title", "encoder", "seeds", *COST_COLUMNS])
-
-
-def training_cards(plan: Plan, row: str) -> list[dict[str, Any]]:
-    """The cards of a row's trainings that are today's, one for each seed that has one."""
-    found = []
-    for seed in plan.rows[row].seeds(plan.study):
-        folder = plan.paths.pretrain(row, seed)
-        if (folder / "card.json").is_file():
-            card = read_card(folder)
-            if card.get("fingerprint") == plan.training(row, seed).key:
-                found.append(card)
-    return found
-
-
-def made_on(plan: Plan) -> str:
-    """Devices, commits and torch versions of the trainings that are there; "" where there is none. Another CPU gives other numbers."""
-    cards = [c for name, entry in plan.rows.items() if entry.manifest.trained for c in training_cards(plan, name)]
-    devices = sorted({c["device"] for c in cards if "device" in c})
-    commits = sorted({c["commit"][:12] + "-dirty" * c["commit"].endswith("-dirty") for c in cards if "commit" in c})
-    versions = sorted({f"torch {c['versions']['torch']}" for c in cards if "versions" in c})
-    return "; ".join(", ".join(said) for said in (devices, versions, [f"commit {c}" for c in commits]) if said)
 
 
 def cost_page(plan: Plan) -> str:

@@ -27,7 +27,7 @@ class RetrievalProtocol(Protocol):
     """How large the pool of candidates is, and which data sets have reports."""
 
     studies: int | None = Field(None, gt=1, description="at most so many studies, drawn once per data set; null: all")
-    recall_at: list[int] = Field(default=[1, 5, 10], min_length=1)
+    recall_at: list[int] = Field(default=[10, 5, 1], min_length=1)
     datasets: list[str]
 
 

@@ -282,6 +282,28 @@ def claims(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="results/<study> of one run, e.g. the committed one")],
+    second: Annotated[Path, typer.Argument(help="the same of another run")],
+    out: Annotated[Path | None, typer.Option(help="write the page here; without: print it")] = None,
+) -> None:
+    """Whether a second run reproduces a first, cell by cell. Exit 0 if it does, 1 if not."""
+    from benchmarks.report.compare import Run
+    from benchmarks.report.compare import compare as examine
+    from benchmarks.report.compare import page as written
+
+    a, b = Run.read(first), Run.read(second)
+    found = examine(a, b)
+    text = written(a, b, found)
+    if out:
+        out.write_text(text, encoding="utf-8")
+        typer.echo("\n".join(text.splitlines()[2:8]))
+    else:
+        typer.echo(text)
+    raise typer.Exit(0 if found.reproduces else 1)
+
+
+@app.command()
 def schema() -> None:
     """The JSON schema of a study file, for editors."""
     typer.echo(json.dumps(Study.model_json_schema(), indent=1))

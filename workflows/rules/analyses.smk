@@ -43,7 +43,12 @@ if PAIR_PAGE:
 
     rule false_negatives:
         input:
-            [f for m in COMPARED for f in checkpoint_of(m, FIRST_SEED)],
+            [
+                f
+                for m in COMPARED
+                for seed in PLAN.rows[m].seeds(STUDY)
+                for f in checkpoint_of(m, seed)
+            ],
             [f for d in STUDY.pretrain.datasets for f in store_of(d)],
             [splits_of(d, PAIRED) for d in STUDY.pretrain.datasets],
             gate(PAIRED),
@@ -52,6 +57,7 @@ if PAIR_PAGE:
             anew(PAIRED),
         output:
             page=str(PATHS.false_negatives),
+            differences=str(PATHS.false_negatives.with_suffix(".csv")),
         log:
             f"{WORK}/logs/false_negatives.log",
         conda:

@@ -12,6 +12,7 @@ rule tables:
         leaderboard=LEADERBOARD,
         cells=str(PATHS.cells),
         cost=str(PATHS.results / "cost.md"),
+        made=str(PATHS.results / "made.json"),
         pages=[
             str(PATHS.results / f"{task}.{kind}")
             for task in STUDY.tasks

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks.analyses.false_negatives import GROUPS, closeness, compared_rows, pair_groups, pull
+from benchmarks.analyses.false_negatives import GROUPS, closeness, compared_rows, pair_groups, pull, variants
 from benchmarks.plan import resolve
 from mlip.losses.contrastive import instance_loss
 from mlip.methods import entries
@@ -73,3 +73,9 @@ def test_only_studies_that_ask_for_it_have_the_page() -> None:
     study = load_study(ROOT / "config" / "ablation.yaml")
     assert {"cvpr24", "cvpr24-no-category", "convirt", "random"} <= set(compared_rows(resolve(study, look=False)))
     assert compared_rows(resolve(load_study(ROOT / "config" / "twin.yaml"), look=False)) == []
+
+
+def test_each_part_is_held_against_the_method_without_it() -> None:
+    found = variants(resolve(load_study(ROOT / "config" / "ablation.yaml"), look=False))
+    assert ("cvpr24", "cvpr24-infonce") in found and ("isbi24", "isbi24-no-matching") in found
+    assert all(full in ("cvpr24", "isbi24") and without.startswith(full + "-") for full, without in found)

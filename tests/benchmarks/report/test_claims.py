@@ -5,10 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from benchmarks.analyses import false_negatives
 from benchmarks.cells import compute
-from benchmarks.report.claims import HOLDS, NOT, OPEN, UNTESTABLE, Claim, Contrast, examine, page, read_claims, verdicts
+from benchmarks.plan import Plan, resolve
+from benchmarks.report.claims import (
+    HOLDS,
+    NOT,
+    OPEN,
+    UNTESTABLE,
+    Claim,
+    Contrast,
+    examine,
+    from_analysis,
+    page,
+    read_claims,
+    verdicts,
+    write_page,
+)
 from benchmarks.scores import statistics
 from mlip.errors import UserError
 from mlip.study import load_study
@@ -54,7 +70,9 @@ def test_the_page_says_what_is_missing_and_what_cannot_be_tested(tmp_path, monke
         Claim(id="one", paper="P", claim="alpha wins", source="s", contrasts=[contrast(datasets=["rsna"]), contrast()]),
         Claim(id="two", paper="P", claim="numbers", source="s", untestable="no data"),
     ]
-    text = page(claims, {"simulated": compute(world.plan)}, 0.95, {"simulated": "SIMULATED"})
+    results = compute(world.plan)
+    found = [examine(c, results, 0.95) for c in claims[0].contrasts]
+    text = page(claims, found, 0.95, {"simulated": "SIMULATED"})
     assert f"Of 2 contrasts: 1 {HOLDS}, 0 {NOT}, 0 {OPEN}, 1 not computed." in text
     assert "not computed (alpha: pending)" in text and f"**{UNTESTABLE}**: no data" in text
     lines = [line for line in text.splitlines() if line.startswith("| simulated")]
@@ -84,18 +102,37 @@ def test_contrasts_that_name_nothing(change, said, tmp_path, monkeypatch):
 
 
 def test_the_projects_claims_name_what_its_studies_have(tmp_path: Path) -> None:
-    from benchmarks.plan import resolve
+    plans = {}
 
-    studies = {}
-    for claim in read_claims(Path("config/claims.yaml")):
-        for c in claim.contrasts:
-            if c.study not in studies:
-                study = load_study(Path("config") / f"{c.study}.yaml").model_copy(
-                    update={"work": tmp_path / "work", "results": tmp_path / "results"}
-                )
-                studies[c.study] = compute(resolve(study, look=False))
-            assert examine(c, studies[c.study], 0.95).missing, "nothing is computed in this folder"
-    assert set(studies) == {"twin", "ablation"}
+    def plan_of(name: str) -> Plan:
+        folders = {"work": tmp_path / "work", "results": tmp_path / "results"}
+        plans[name] = resolve(load_study(Path("config") / f"{name}.yaml").model_copy(update=folders), look=False)
+        return plans[name]
+
+    claims = read_claims(Path("config/claims.yaml"))
+    write_page(claims, plan_of, tmp_path / "claims.md")
+    contrasts = sum(len(c.contrasts) for c in claims)
+    text = (tmp_path / "claims.md").read_text(encoding="utf-8")
+    assert f"Of {contrasts} contrasts: 0 {HOLDS}, 0 {NOT}, 0 {OPEN}, {contrasts} not computed." in text
+    assert set(plans) == {"twin", "ablation"}
+
+
+def test_false_negatives_are_read_from_their_page_if_it_is_todays(tmp_path, monkeypatch) -> None:
+    folders = {"work": tmp_path / "work", "results": tmp_path / "results"}
+    plan = resolve(load_study(Path("config/ablation.yaml")).model_copy(update=folders), look=False)
+    asked = contrast(study="ablation", row="cvpr24", against=["cvpr24-infonce"], task="false_negatives")
+    assert from_analysis(asked, plan).missing
+    plan.paths.results.mkdir(parents=True)
+    values = ["cvpr24", "cvpr24-infonce", 0.04, 0.02, 0.06, 0.001, 0.01, 0.01]
+    pd.DataFrame([values], columns=false_negatives.COLUMNS).to_csv(
+        plan.paths.false_negatives.with_suffix(".csv"), index=False
+    )
+    assert from_analysis(asked, plan).missing, "a table alone may be of other code"
+    monkeypatch.setattr(false_negatives, "is_current", lambda _: True)
+    found = from_analysis(asked, plan)
+    assert (found.effect, found.low, found.p) == (0.04, 0.02, 0.001) and verdicts([found], 0.95) == [HOLDS]
+    with pytest.raises(UserError, match="does not hold 'cvpr24' against"):
+        from_analysis(asked.model_copy(update={"against": ["convirt"]}), plan)
 
 
 def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:

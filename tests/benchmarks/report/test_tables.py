@@ -56,7 +56,7 @@ def test_tables_compile_when_nothing_is_computed(tmp_path, monkeypatch):
     names = set(tree(tmp_path / "results"))
     pages = {"simulated.md", "simulated/cost.md", "simulated/probe.md", "simulated/direct.md"}
     assert names == pages | {
-        "simulated/cells.csv", "simulated/probe.csv", "simulated/direct.csv",
+        "simulated/cells.csv", "simulated/made.json", "simulated/probe.csv", "simulated/direct.csv",
         "simulated/figures/probe.png", "simulated/figures/direct.png",
     }  # fmt: skip
     for page in pages:

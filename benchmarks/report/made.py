@@ -1,0 +1,80 @@
+"""What made the results: machine, versions, commit, rows, and the study without its paths (``results/<study>/made.json``)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from mlip.pretraining.checkpoints import read_card
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Plan
+    from mlip.study import Study
+
+MADE = "made.json"
+PATHS = {"work", "results", "data_root", "root"}  # keys that say where a user keeps files
+
+
+def training_cards(plan: Plan, row: str) -> list[dict[str, Any]]:
+    """The cards of a row's trainings that are today's, one for each seed that has one."""
+    found = []
+    for seed in plan.rows[row].seeds(plan.study):
+        folder = plan.paths.pretrain(row, seed)
+        if (folder / "card.json").is_file():
+            card = read_card(folder)
+            if card.get("fingerprint") == plan.training(row, seed).key:
+                found.append(card)
+    return found
+
+
+def makers(plan: Plan) -> dict[str, list[str]]:
+    """``machines``, ``versions`` and ``commits`` of the trainings that are there; another CPU gives other numbers."""
+    cards = [c for name, entry in plan.rows.items() if entry.manifest.trained for c in training_cards(plan, name)]
+    return {
+        "machines": sorted({c["device"] for c in cards if "device" in c}),
+        "versions": sorted({f"{name} {found}" for c in cards for name, found in c.get("versions", {}).items()}),
+        "commits": sorted({_short(c["commit"]) for c in cards if "commit" in c}),
+    }
+
+
+def made_on(plan: Plan) -> str:
+    """One line of it for the pages; "" where nothing is trained."""
+    found = makers(plan)
+    torch = [version for version in found["versions"] if version.startswith("torch ")]
+    said = [found["machines"], torch, [f"commit {commit}" for commit in found["commits"]]]
+    return "; ".join(", ".join(part) for part in said if part)
+
+
+def made_json(plan: Plan) -> str:
+    """The file's text: ``rows`` (title, status, whether a control, whether it depends on the pre-training seed), ``study``, and what :func:`makers` says."""
+    rows = {
+        row.name: {
+            "title": row.title,
+            "status": row.entry.manifest.status if row.entry else "",
+            "control": row.control,
+            "seeded": row.entry is not None and row.entry.manifest.seeded,
+        }
+        for block in plan.blocks
+        for row in block.rows
+    }
+    return json.dumps({"rows": rows, "study": public(plan.study), **makers(plan)}, indent=1, sort_keys=True) + "\n"
+
+
+def public(study: Study) -> dict[str, Any]:
+    """The resolved study without folders of this machine; of weights in a file the file's name."""
+    found = _without_paths(study.model_dump(mode="json"))
+    assert isinstance(found, dict)
+    return found
+
+
+def _without_paths(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {k: _without_paths(v, k) for k, v in value.items() if k not in PATHS}
+    if isinstance(value, list):
+        return [_without_paths(v, key) for v in value]
+    return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
+
+
+def _short(commit: str) -> str:
+    return commit[:12] + "-dirty" * commit.endswith("-dirty")
