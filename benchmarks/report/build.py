@@ -15,6 +15,7 @@ from benchmarks.cells import Results, compute, write_cells
 from benchmarks.report import figures, leaderboard, published
 from benchmarks.report.made import MADE, made_json
 from benchmarks.report.table import metric_table, task_csv
+from benchmarks.report.web import page as web
 from benchmarks.report.words import describe, how_to_read, older_code, settings
 from benchmarks.tasks.catalogue import tasks
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def build_tables(plan: Plan) -> None:
-    """Write ``results/<study>/*`` and ``results/<study>.md`` from the predictions that are there."""
+    """Write ``results/<study>/*``, ``results/<study>.md`` and ``.html`` from the predictions that are there."""
     results, paths = compute(plan), plan.paths
     paths.results.mkdir(parents=True, exist_ok=True)
     remove_outdated(plan)
@@ -35,6 +36,7 @@ def build_tables(plan: Plan) -> None:
     figures.draw(plan.study, results, paths.results / "figures")
     (paths.results / "cost.md").write_text(leaderboard.cost_page(plan), encoding="utf-8")
     paths.leaderboard.write_text(leaderboard.page(plan, results), encoding="utf-8")
+    paths.leaderboard.with_suffix(".html").write_text(web.page(plan, results), encoding="utf-8")
 
 
 def remove_outdated(plan: Plan) -> None:

@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks.cells import Results, fraction_name
 from benchmarks.report.words import row_name
@@ -31,6 +32,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = ("#555555", "#8A8A8A", "#B0B0B0")
 PANEL = (3.6, 2.9)  # inches
+GRID = "#E4E4E4"
+SETTINGS: Any = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "backend": "agg"
+}  # fmt: skip
 
 
 def file_name(task: str) -> str:
@@ -41,51 +46,51 @@ def draw(study: Study, results: Results, folder: Path) -> None:
     """Write ``<task>.png`` for every task; a panel without values says what is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in study.tasks:
-        _figure(study, results.cells, [b for b in results.blocks if b.task_name == name], folder / file_name(name))
+        blocks = [b for b in results.blocks if b.task_name == name]
+        with mpl.rc_context(mpl.rcParamsDefault | SETTINGS):
+            figure = task_figure(results.cells, blocks)
+            heading = textwrap.fill(f"{blocks[0].task.title}. {study.note}", int(15 * figure.get_figwidth()))
+            figure.suptitle(heading, x=0.01, ha="left", fontsize=9)
+            figure.savefig(folder / file_name(name), dpi=130, metadata={"Software": None})
+            plt.close(figure)
 
 
-def _figure(study: Study, cells: pd.DataFrame, blocks: list[Block], path: Path) -> None:
+def task_figure(cells: pd.DataFrame, blocks: list[Block]) -> Figure:
+    """One panel for each protocol and data set of a task; to be closed by the caller."""
     protocols = list(dict.fromkeys(b.protocol_name for b in blocks))
     datasets = list(dict.fromkeys(b.dataset for b in blocks))
     curves = len(blocks[0].plan) > 1
     height = PANEL[1] if curves else max(PANEL[1], 0.32 * len(blocks[0].rows) + 1)
-    styles = _styles(blocks[0].rows)
-    settings: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
-    with mpl.rc_context(mpl.rcParamsDefault | settings | {"backend": "agg"}):
-        figure, axes = plt.subplots(
-            len(protocols), len(datasets), squeeze=False, layout="constrained",
-            figsize=(PANEL[0] * len(datasets) + (1.9 if curves else 1.5), height * len(protocols) + 0.5),
-        )  # fmt: skip
-        for block in blocks:
-            ax = axes[protocols.index(block.protocol_name), datasets.index(block.dataset)]
-            own = cells[
-                (cells["task"] == block.task_name) & (cells["protocol"] == block.protocol_name)
-                & (cells["dataset"] == block.dataset) & (cells["metric"] == block.specs[0].title)
-            ]  # fmt: skip
-            (_curves if curves else _dots)(ax, block, own, styles)
-            protocol = f" ({block.protocol_name})" if len(protocols) > 1 else ""
-            ax.set_title(f"{block.dataset}: {block.specs[0].title}{protocol}", loc="left")
-            if not (own["status"] == "ok").any():
-                ax.text(
-                    0.5, 0.5, "nothing computed yet", transform=ax.transAxes, ha="center", va="center", color=GREY[0]
-                )
-        if curves:
-            handles = {
-                label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-            }
-            named = {row_name(row): handles[row_name(row)] for row in blocks[0].rows if row_name(row) in handles}
-            if named:
-                figure.legend(named.values(), named.keys(), loc="outside right center", frameon=False)
-        else:
-            for ax in axes[:, 1:].flat:
-                ax.tick_params(labelleft=False)
-        heading = textwrap.fill(f"{blocks[0].task.title}. {study.note}", int(15 * figure.get_figwidth()))
-        figure.suptitle(heading, x=0.01, ha="left", fontsize=9)
-        figure.savefig(path, dpi=130, metadata={"Software": None})
-        plt.close(figure)
+    styles = row_styles(blocks[0].rows)
+    figure, axes = plt.subplots(
+        len(protocols), len(datasets), squeeze=False, layout="constrained",
+        figsize=(PANEL[0] * len(datasets) + (1.9 if curves else 1.5), height * len(protocols) + 0.5),
+    )  # fmt: skip
+    for block in blocks:
+        ax = axes[protocols.index(block.protocol_name), datasets.index(block.dataset)]
+        own = cells[
+            (cells["task"] == block.task_name) & (cells["protocol"] == block.protocol_name)
+            & (cells["dataset"] == block.dataset) & (cells["metric"] == block.specs[0].title)
+        ]  # fmt: skip
+        (_curves if curves else _dots)(ax, block, own, styles)
+        protocol = f" ({block.protocol_name})" if len(protocols) > 1 else ""
+        ax.set_title(f"{block.dataset}: {block.specs[0].title}{protocol}", loc="left")
+        if not (own["status"] == "ok").any():
+            ax.text(0.5, 0.5, "nothing computed yet", transform=ax.transAxes, ha="center", va="center", color=GREY[0])
+    if curves:
+        handles = {
+            label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        named = {row_name(row): handles[row_name(row)] for row in blocks[0].rows if row_name(row) in handles}
+        if named:
+            figure.legend(named.values(), named.keys(), loc="outside right center", frameon=False)
+    else:
+        for ax in axes[:, 1:].flat:
+            ax.tick_params(labelleft=False)
+    return figure
 
 
-def _styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+def row_styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Colour, marker and line of each row; controls are grey and dashed."""
     styles: dict[str, dict[str, Any]] = {}
     methods = [r for r in rows if not r.control]
@@ -114,7 +119,7 @@ def _curves(ax: Axes, block: Block, cells: pd.DataFrame, styles: dict[str, dict[
     ax.set_xticks(list(places.values()), [fraction_name(block.task, f) for f in places])
     ax.set_xlim(-0.35, len(places) - 0.65)
     ax.set_xlabel("labels used" if block.task.fraction_unit == "%" else "labels per class")
-    ax.grid(axis="y", color="#E4E4E4", linewidth=0.7)
+    ax.grid(axis="y", color=GRID, linewidth=0.7)
     ax.set_axisbelow(True)
 
 
@@ -147,5 +152,5 @@ def _dots(ax: Axes, block: Block, cells: pd.DataFrame, styles: dict[str, dict[st
         )
     ax.set_yticks(range(len(block.rows)), [row_name(row) for row in block.rows])
     ax.set_ylim(len(block.rows) - 0.5, -0.5)
-    ax.grid(axis="x", color="#E4E4E4", linewidth=0.7)
+    ax.grid(axis="x", color=GRID, linewidth=0.7)
     ax.set_axisbelow(True)

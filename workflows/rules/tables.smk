@@ -10,6 +10,7 @@ rule tables:
         anew(PLAN.is_made("tables", (), PLAN.tables())),
     output:
         leaderboard=LEADERBOARD,
+        page=str(PATHS.leaderboard.with_suffix(".html")),
         cells=str(PATHS.cells),
         cost=str(PATHS.results / "cost.md"),
         made=str(PATHS.results / "made.json"),

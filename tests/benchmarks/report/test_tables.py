@@ -56,6 +56,7 @@ def test_tables_compile_when_nothing_is_computed(tmp_path, monkeypatch):
     names = set(tree(tmp_path / "results"))
     pages = {"simulated.md", "simulated/cost.md", "simulated/probe.md", "simulated/direct.md"}
     assert names == pages | {
+        "simulated.html",
         "simulated/cells.csv", "simulated/made.json", "simulated/probe.csv", "simulated/direct.csv",
         "simulated/figures/probe.png", "simulated/figures/direct.png",
     }  # fmt: skip
@@ -257,7 +258,9 @@ def test_same_predictions_same_bytes_whatever_the_machine_s_speed(full):
     card(full, "alpha", 7.0)
     build_tables(full.plan)
     after = tree(full.study.results)
-    assert {name for name in before if before[name] != after[name]} == {"simulated/cells.csv", "simulated/cost.md"}
+    assert {name for name in before if before[name] != after[name]} == {
+        "simulated.html", "simulated/cells.csv", "simulated/cost.md",
+    }  # fmt: skip
 
 
 def test_figures_show_something(full):
