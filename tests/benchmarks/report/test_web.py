@@ -85,9 +85,11 @@ def opened(browser: Any, page: Path, width: int = 1280, scheme: str = "light") -
 @needs_browser
 def test_tables_sort_and_filter(built: Path, browser: Any) -> None:
     tab = opened(browser, built)
-    column = lambda: [
-        float(v) for v in tab.locator("#probe table").first.locator("tbody tr td:nth-child(3)").all_inner_texts()
-    ]  # noqa: E731
+    third = tab.locator("#probe table").first.locator("tbody tr td:nth-child(3)")
+
+    def column() -> list[float]:
+        return [float(v) for v in third.all_inner_texts()]
+
     before = column()
     head = tab.locator("#probe table").first.locator("thead th").nth(2)
     head.click()
