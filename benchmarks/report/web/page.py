@@ -6,7 +6,6 @@ Behind each number stand its interval, what its variance is made of, and the val
 from __future__ import annotations
 
 import base64
-import re
 from importlib.resources import files
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -143,14 +142,19 @@ def _seeds(values: np.ndarray) -> str:
 
 def _differences(results: Results, rows: list[Row], level: float) -> Markup:
     top = leaderboard.top_columns(results)
-    columns = [(column, f"{column.dataset}: {title}") for title, group in top.items() for column in group]
+    # Two lines over a narrow panel.
+    columns = [
+        (column, f"{title.partition(': ')[0]}\n{_short(column.dataset + ': ' + title.partition(': ')[2], 34)}")
+        for title, group in top.items()
+        for column in group
+    ]
     shown = [(c, t) for c, t in columns if sum(r.name in c.estimates for r in rows if not r.control) > 1]
     if not shown:
         return Markup("")
-    return Markup(plots.differences([c for c, _ in shown], [_short(t) for _, t in shown], rows, level))
+    return Markup(plots.differences([c for c, _ in shown], [t for _, t in shown], rows, level))
 
 
-def _short(title: str, most: int = 44) -> str:
+def _short(title: str, most: int) -> str:
     return title if len(title) <= most else title[: most - 1] + "…"
 
 
@@ -274,16 +278,5 @@ def _cost(plan: Plan) -> list[list[str]]:
             "" if np.isnan(record[k]) else f"{record[k] / 1e6:.2f}"
             for k in ("parameters_image_encoder", "parameters_total")
         ]
-        lines.append(
-            [record["title"], record["encoder"], str(record["seeds"]), *text, *sizes, _memory(plan, record["method"])]
-        )
+        lines.append([record["title"], record["encoder"], str(record["seeds"]), *text, *sizes])
     return lines
-
-
-def _memory(plan: Plan, row: str) -> str:
-    """Largest resident memory of its trainings in GB, from Snakemake's benchmark files."""
-    peaks = []
-    for path in (plan.paths.work / "benchmarks" / "pretrain").glob(f"{row}/*.tsv"):
-        found = re.findall(r"[\d.]+", pd.read_csv(path, sep="\t").get("max_rss", pd.Series([""])).astype(str).iloc[0])
-        peaks += [float(found[0])] if found else []
-    return f"{max(peaks) / 1024:.1f}" if peaks else ""

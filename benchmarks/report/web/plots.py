@@ -89,17 +89,17 @@ def differences(columns: Sequence[Column], titles: Sequence[str], rows: Sequence
     """Each method minus the one of the highest value, paired, one panel for each column; filled where Holm tells them apart."""
     methods = [r for r in rows if not r.control]
     styles = row_styles(rows)
-    height = 0.27 * len(methods) + 0.85
+    height = 0.27 * len(methods) + 1.0
 
     def draw() -> Figure:
         across = min(3, len(columns))
         down = -(-len(columns) // across)
         figure, axes = plt.subplots(
-            down, across, figsize=(2.3 * across + 1.6, height * down), squeeze=False, layout="constrained", sharey=True
+            down, across, figsize=(2.5 * across + 1.6, height * down), squeeze=False, layout="constrained", sharey=True
         )
         for ax, column, title in zip(axes.flat, columns, titles, strict=False):
             there = {r.name: column.estimates[r.name] for r in methods if r.name in column.estimates}
-            ax.set_title(title, loc="left", fontsize=8.5)
+            ax.set_title(title, loc="left", fontsize=8)
             ax.axvline(0, color=GREY[1], linewidth=0.8)
             if len(there) > 1:
                 best = max(there, key=lambda n: there[n].value)
