@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from benchmarks.analyses import false_negatives, maps, parts
 from benchmarks.cells import Results, compute, write_cells
 from benchmarks.report import figures, leaderboard, published
+from benchmarks.report.latex import task_tex
 from benchmarks.report.made import MADE, made_json
 from benchmarks.report.table import metric_table, task_csv
 from benchmarks.report.web import page as web
@@ -32,6 +33,9 @@ def build_tables(plan: Plan) -> None:
     (paths.results / MADE).write_text(made_json(plan), encoding="utf-8")
     for name in plan.study.tasks:
         (paths.results / f"{name}.md").write_text(task_page(plan, results, name), encoding="utf-8")
+        blocks = [b for b in results.blocks if b.task_name == name]
+        tex = task_tex(results, blocks, plan.study.note, plan.study.statistics.level)
+        (paths.results / f"{name}.tex").write_text(tex, encoding="utf-8")
         task_csv(results, name).to_csv(paths.results / f"{name}.csv", index=False)
     figures.draw(plan.study, results, paths.results / "figures")
     (paths.results / "cost.md").write_text(leaderboard.cost_page(plan), encoding="utf-8")
@@ -48,6 +52,7 @@ def remove_outdated(plan: Plan) -> None:
         for path in (
             paths.results / f"{name}.md",
             paths.results / f"{name}.csv",
+            paths.results / f"{name}.tex",
             paths.results / "figures" / f"{name}.png",
         )
     ]

@@ -17,13 +17,21 @@ if TYPE_CHECKING:
     from benchmarks.plan import Block, Row
 
 
-def metric_table(results: Results, blocks: Sequence[Block], index: int) -> str:
-    """Rows: methods, then controls. Columns: data set x fraction, for the ``index``-th metric of each data set."""
-    keys = [
+Key = tuple[str, str, str, str, int]  # of a column: task, protocol, data set, metric, fraction
+
+
+def column_keys(blocks: Sequence[Block], index: int) -> list[tuple[Block, Key]]:
+    """The columns of a table: data set x fraction, for the ``index``-th metric of each data set."""
+    return [
         (block, (block.task_name, block.protocol_name, block.dataset, block.specs[index].title, fraction))
         for block in blocks
         for fraction in block.plan
     ]
+
+
+def metric_table(results: Results, blocks: Sequence[Block], index: int) -> str:
+    """Rows: methods, then controls. Columns: data set x fraction, for the ``index``-th metric of each data set."""
+    keys = column_keys(blocks, index)
     cells = {k: g.set_index("method") for k, g in results.cells.groupby(KEY)}
     columns = {c.key: c for c in results.columns}
     notes: dict[str, str] = {}

@@ -17,7 +17,7 @@ rule tables:
         pages=[
             str(PATHS.results / f"{task}.{kind}")
             for task in STUDY.tasks
-            for kind in ("md", "csv")
+            for kind in ("md", "csv", "tex")
         ],
         figures=[str(PATHS.results / "figures" / f"{task}.png") for task in STUDY.tasks],
     log:

@@ -58,6 +58,7 @@ def test_tables_compile_when_nothing_is_computed(tmp_path, monkeypatch):
     assert names == pages | {
         "simulated.html",
         "simulated/cells.csv", "simulated/made.json", "simulated/probe.csv", "simulated/direct.csv",
+        "simulated/probe.tex", "simulated/direct.tex",
         "simulated/figures/probe.png", "simulated/figures/direct.png",
     }  # fmt: skip
     for page in pages:
