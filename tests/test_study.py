@@ -15,7 +15,10 @@ from mlip.study import Study, load_study, parse_study, write_study
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.stem)
+STUDIES = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.stem != "claims")
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
 def test_every_study_file_is_valid_and_survives_resolution(path: Path, tmp_path: Path) -> None:
     study = load_study(path)
     write_study(study, tmp_path / "study.json")
