@@ -188,7 +188,7 @@ def wrong_path(word: str) -> list[str]:
     if first == "work":
         third = word.split("/")[2:3]
         return ["is no path of a study"] if third and third[0] and third[0] not in work_names() else []
-    if first not in OURS:
+    if first not in OURS or word in study_paths().values():  # a page may be of a study whose results are not committed
         return []
     pattern = re.sub(r"<\w+>|\b[A-Z]{3,}\b(?!file|\.)", "*", word).rstrip("/")
     return [] if all(any(ROOT.glob(one)) for one in expand(pattern)) else ["there is no such file"]

@@ -14,7 +14,6 @@ from mlip.methods import entries
 from mlip.study import Study, load_study, parse_study, write_study
 from tests.conftest import ROOT
 
-
 STUDIES = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.stem != "claims")
 
 
