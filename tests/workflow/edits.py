@@ -186,7 +186,11 @@ EDITS = [
     Edit(
         "another seed",
         keys(pretrain__seeds=[0, 1]),
-        {f"pretrain {row} 1" for row in ROWS} | features(ROWS, 1) | everywhere(ROWS, False, 1) | TABLES,
+        {f"pretrain {row} 1" for row in ROWS}
+        | features(ROWS, 1)
+        | everywhere(ROWS, False, 1)
+        | TABLES
+        | {"false_negatives"},  # a mean over all seeds
     ),
     Edit("threads", keys(pretrain__threads=2), set()),
     Edit("a data set in no task", a_new_site(None), {"twin mine", "store mine", "splits mine", "audit"}),
@@ -233,7 +237,7 @@ EDITS = [
         text("benchmarks/protocols/linear_probe/strict.yaml", "folds: 3", "folds: 4"),
         evaluations("linear_probe") | TABLES,
     ),
-    Edit("what is scored later", text("benchmarks/protocols/retrieval/strict.yaml", "[1, 5, 10]", "[1, 10]"), TABLES),
+    Edit("what is scored later", text("benchmarks/protocols/retrieval/strict.yaml", "[10, 5, 1]", "[10, 1]"), TABLES),
     Edit("words of an error", code("mlip/errors.py"), set()),
     Edit("the command line", code("mlip/run/cli.py"), set()),
     Edit("figures", code("benchmarks/report/figures.py"), TABLES),
