@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,16 @@ class Results:
     columns: list[Column]
     blocks: list[Block]
     older: dict[str, OlderCode]  # rows whose training is of other code than today's (``pretrain.on_code_change: mark``)
+
+    @cached_property
+    def by_column(self) -> dict[tuple[Any, ...], pd.DataFrame]:
+        """Key of a column -> its cells, by method."""
+        return {key: group.set_index("method") for key, group in self.cells.groupby(KEY)}
+
+    @cached_property
+    def column(self) -> dict[tuple[str, str, str, str, int], Column]:
+        """Key -> column."""
+        return {c.key: c for c in self.columns}
 
     def statuses(self, row: str, columns: Sequence[Column]) -> set[str]:
         """What became of a row's cells in these columns."""

@@ -15,6 +15,7 @@ from benchmarks.cells import Results, compute, write_cells
 from benchmarks.report import figures, leaderboard, published
 from benchmarks.report.latex import task_tex
 from benchmarks.report.made import MADE, made_json
+from benchmarks.report.standing import standings
 from benchmarks.report.table import metric_table, task_csv
 from benchmarks.report.web import page as web
 from benchmarks.report.words import describe, how_to_read, older_code, settings
@@ -39,8 +40,9 @@ def build_tables(plan: Plan) -> None:
         task_csv(results, name).to_csv(paths.results / f"{name}.csv", index=False)
     figures.draw(plan.study, results, paths.results / "figures")
     (paths.results / "cost.md").write_text(leaderboard.cost_page(plan), encoding="utf-8")
-    paths.leaderboard.write_text(leaderboard.page(plan, results), encoding="utf-8")
-    paths.leaderboard.with_suffix(".html").write_text(web.page(plan, results), encoding="utf-8")
+    found = standings(results, plan.study.statistics.level)
+    paths.leaderboard.write_text(leaderboard.page(plan, results, found), encoding="utf-8")
+    paths.leaderboard.with_suffix(".html").write_text(web.page(plan, results, found), encoding="utf-8")
 
 
 def remove_outdated(plan: Plan) -> None:

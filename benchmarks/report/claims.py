@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from tabulate import tabulate
 
 from benchmarks.analyses import false_negatives
@@ -24,6 +24,7 @@ from benchmarks.report.made import made_on
 from benchmarks.report.words import row_name
 from benchmarks.scores import statistics
 from mlip.errors import UserError
+from mlip.study import Strict, describe
 from mlip.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -37,11 +38,7 @@ HOLDS, NOT, OPEN, UNTESTABLE = (
 )
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Contrast(_Strict):
+class Contrast(Strict):
     """Whether ``row`` is ahead of every row of ``against`` in one task of one study."""
 
     study: str = Field(description="its name; read from config/<study>.yaml")
@@ -54,7 +51,7 @@ class Contrast(_Strict):
     margin: float = Field(0.01, gt=0, description="a gain smaller than this is none")
 
 
-class Claim(_Strict):
+class Claim(Strict):
     """A claim in our words, where it stands, and how it is put to the test; or why it cannot be."""
 
     id: str
@@ -71,7 +68,7 @@ class Claim(_Strict):
         return self
 
 
-class Claims(_Strict):
+class Claims(Strict):
     """``config/claims.yaml``."""
 
     claims: list[Claim]
@@ -99,11 +96,7 @@ def read_claims(path: Path) -> list[Claim]:
     try:
         return Claims.model_validate(read_yaml(path)).claims
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{place}: {first['msg']}", where=path, fix="compare it with benchmarks/report/claims.py"
-        ) from None
+        raise UserError(describe(error), where=path, fix="compare it with benchmarks/report/claims.py") from None
 
 
 def examine(contrast: Contrast, results: Results, level: float) -> Found:

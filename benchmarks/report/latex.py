@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from benchmarks.cells import KEY, Results, fraction_name
+from benchmarks.cells import Results, fraction_name
 from benchmarks.report.table import column_keys, rank_text
 from benchmarks.report.words import row_name
 
@@ -39,8 +39,7 @@ def task_tex(results: Results, blocks: Sequence[Block], note: str, level: float)
 
 def _table(results: Results, blocks: Sequence[Block], index: int, protocol: str, level: float) -> str:
     keys = column_keys(blocks, index)
-    cells = {k: g.set_index("method") for k, g in results.cells.groupby(KEY)}
-    columns = {c.key: c for c in results.columns}
+    cells, columns = results.by_column, results.column
     datasets = [(name, len(list(same))) for name, same in groupby(keys, key=lambda k: f"{k[1][2]} {k[1][3]}")]
     lines = [
         r"\begin{table}\centering\small",

@@ -14,7 +14,7 @@ from benchmarks.analyses import parts as method_parts
 from benchmarks.cells import Column, Results, fraction_name
 from benchmarks.report import figures, published
 from benchmarks.report.made import made_on, training_cards
-from benchmarks.report.standing import Standings, complete, main_columns, standings
+from benchmarks.report.standing import Standings, complete, main_columns
 from benchmarks.report.table import metric_table, rank_text
 from benchmarks.report.words import describe, how_to_read, older_code, row_name
 from benchmarks.scores.statistics import confidence
@@ -28,10 +28,9 @@ COST_COLUMNS = [
 ]  # fmt: skip
 
 
-def page(plan: Plan, results: Results) -> str:
+def page(plan: Plan, results: Results, found: Standings) -> str:
     """The whole leaderboard. The first line is the study's data note."""
     study = plan.study
-    found = standings(results, study.statistics.level)
     machine = made_on(plan)
     parts = [
         study.note,
@@ -68,7 +67,7 @@ def overview(plan: Plan, results: Results, found: Standings) -> str:
         if row.entry is None and not row.fault:
             continue
         about = [row.entry.encoder, row.entry.manifest.status] if row.entry else ["", "broken"]
-        line = [row_name(row, results), *about, _standing_text(plan, found, row), _above_text(results, row)]
+        line = [row_name(row, results), *about, _standing_text(plan, found, row), above_text(results, row)]
         line += [_top(results, group, row) for group in tops.values()]
         line.append(_cost_text(costs.loc[row.name]) if row.entry else "")
         there = complete(results, row)
@@ -108,7 +107,7 @@ def _standing_text(plan: Plan, found: Standings, row: Row) -> str:
     return f"{text} [{100 * low:.1f}, {100 * high:.1f}]" + (f" ({rank_text(*ranks)})" if ranks else "")
 
 
-def _above_text(results: Results, row: Row) -> str:
+def above_text(results: Results, row: Row) -> str:
     """In how many main columns, of those where that can be said, a method is above every control."""
     said = [c.above_controls[row.name] for c in main_columns(results) if row.name in c.above_controls]
     return f"{sum(said)} of {len(said)}" if said else ""
@@ -202,8 +201,9 @@ def cost_page(plan: Plan) -> str:
         "all parameters (M)",
     ]
     table = tabulate(lines, headers=head, tablefmt="github", disable_numparse=True)
+    machine = made_on(plan)
     about = "Mean over the seeds trained so far, on the machine that trained them" + (
-        f": {made_on(plan)}." if made_on(plan) else "."
+        f": {machine}." if machine else "."
     )
     return "\n\n".join([study.note, f"# Pre-training cost: {study.title}", table, about]) + "\n"
 

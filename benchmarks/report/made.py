@@ -68,11 +68,11 @@ def public(study: Study) -> dict[str, Any]:
     return found
 
 
-def _without_paths(value: Any, key: str = "") -> Any:
+def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_paths(v, k) for k, v in value.items() if k not in PATHS}
+        return {k: _without_paths(v) for k, v in value.items() if k not in PATHS}
     if isinstance(value, list):
-        return [_without_paths(v, key) for v in value]
+        return [_without_paths(v) for v in value]
     return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
 
 

@@ -32,8 +32,7 @@ def column_keys(blocks: Sequence[Block], index: int) -> list[tuple[Block, Key]]:
 def metric_table(results: Results, blocks: Sequence[Block], index: int) -> str:
     """Rows: methods, then controls. Columns: data set x fraction, for the ``index``-th metric of each data set."""
     keys = column_keys(blocks, index)
-    cells = {k: g.set_index("method") for k, g in results.cells.groupby(KEY)}
-    columns = {c.key: c for c in results.columns}
+    cells, columns = results.by_column, results.column
     notes: dict[str, str] = {}
     head = ["method", *(f"{k[2]} {k[3]} {fraction_name(b.task, k[4])}".strip() for b, k in keys)]
     lines: list[list[str]] = []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmarks.cells import (
     compute,
 )
 from benchmarks.plan import Plan, resolve
+from benchmarks.report.build import build_tables
 from benchmarks.scores.predictions import write_predictions
 from benchmarks.tasks.shared.task import MetricSpec, Protocol, Task
 from mlip.paths import StudyPaths
@@ -193,3 +195,13 @@ def make_world(
     }  # fmt: skip
     study = parse_study({**raw, **changes}, where="test")
     return World(study, StudyPaths(study))
+
+
+@contextmanager
+def complete_study(folder: Path) -> Iterator[World]:
+    """The study with three seeds, all predictions there and its tables built; its methods are gone after the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        world = make_world(folder, patch, **THREE_SEEDS)
+        world.fill()
+        build_tables(world.plan)
+        yield world

@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from benchmarks.report.words import row_name
@@ -84,11 +85,13 @@ def _film(pixels: np.ndarray) -> str:
     return base64.b64encode(out.getvalue()).decode()
 
 
-def _svg(film: str, truth: np.ndarray, boxes: list[tuple[np.ndarray, float]], side: int) -> str:
+def _svg(film: str, truth: np.ndarray, boxes: list[tuple[np.ndarray, float]], side: int) -> Markup:
     shapes = [_rect(b, "truth") for b in truth]
     shapes += [_rect(b, "found", opacity=1 - 0.3 * k, score=score) for k, (b, score) in enumerate(boxes)]
     image = f'<image href="data:image/jpeg;base64,{film}" width="{side}" height="{side}"/>'
-    return f'<svg class="film" viewBox="0 0 {side} {side}" xmlns="http://www.w3.org/2000/svg">{image}{"".join(shapes)}</svg>'
+    return Markup(
+        f'<svg class="film" viewBox="0 0 {side} {side}" xmlns="http://www.w3.org/2000/svg">{image}{"".join(shapes)}</svg>'
+    )
 
 
 def _rect(box: np.ndarray, kind: str, opacity: float = 1.0, score: float | None = None) -> str:

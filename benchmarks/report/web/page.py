@@ -18,11 +18,11 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from benchmarks.analyses import maps
-from benchmarks.cells import KEY, Column, Results, fraction_name
+from benchmarks.cells import Column, Results, fraction_name
 from benchmarks.report import leaderboard
 from benchmarks.report.made import made_on
-from benchmarks.report.standing import Standings, main_columns, standings
-from benchmarks.report.table import rank_text
+from benchmarks.report.standing import Standings, main_columns
+from benchmarks.report.table import column_keys, rank_text
 from benchmarks.report.web import films, plots
 from benchmarks.report.words import how_to_read, row_name
 from benchmarks.scores.statistics import confidence
@@ -37,10 +37,9 @@ ALL = {  # heading of the table of all cells -> its column in cells.csv
 }  # fmt: skip
 
 
-def page(plan: Plan, results: Results) -> str:
+def page(plan: Plan, results: Results, found: Standings) -> str:
     """The whole file."""
     study, level = plan.study, plan.study.statistics.level
-    found = standings(results, level)
     rows = list({row.name: row for block in results.blocks for row in block.rows}.values())
     ordered = sorted(
         (r for r in rows if r.entry is not None or r.fault),
@@ -56,17 +55,14 @@ def page(plan: Plan, results: Results) -> str:
         "machine": made_on(plan),
         "summary": _summary(results, found, rows),
         "standing": _standing(plan, results, found, ordered),
-        "standing_plot": Markup(plots.standing(found, rows, level)) if found.estimates else "",
+        "standing_plot": plots.standing(found, rows, level) if found.estimates else "",
         "differences": _differences(results, rows, level),
         "tasks": [
             _task(results, list(blocks), level) for _, blocks in groupby(results.blocks, key=lambda b: b.task_name)
         ],
         "cells": _cells(results, rows),
-        "trainings": Markup(plots.trainings(plan)),
-        "detections": [
-            {**d, "rows": [{**r, "films": [Markup(f) for f in r["films"]]} for r in d["rows"]]}
-            for d in films.detections(plan)
-        ],
+        "trainings": plots.trainings(plan),
+        "detections": films.detections(plan),
         "maps": _maps(plan),
         "cost": _cost(plan),
         "reading": Markup(MarkdownIt().render("\n".join(how_to_read(study).splitlines()[2:]))),
@@ -116,7 +112,6 @@ def _summary(results: Results, found: Standings, rows: list[Row]) -> list[str]:
 
 def _standing(plan: Plan, results: Results, found: Standings, rows: list[Row]) -> list[dict[str, Any]]:
     lines = []
-    columns = main_columns(results)
     for row in rows:
         line: dict[str, Any] = {
             "title": row_name(row),
@@ -130,8 +125,7 @@ def _standing(plan: Plan, results: Results, found: Standings, rows: list[Row]) -
             line["rank"] = rank_text(*found.ranking.ranks[row.name]) if row.name in found.ranking.ranks else ""
             line["bold"] = found.bold(row.name)
             line["seeds"] = _seeds(found.estimates[row.name].seeds)
-        said = [c.above_controls[row.name] for c in columns if row.name in c.above_controls]
-        line["above"] = f"{sum(said)} of {len(said)}" if said else ""
+        line["above"] = leaderboard.above_text(results, row)
         lines.append(line)
     return lines
 
@@ -144,33 +138,24 @@ def _differences(results: Results, rows: list[Row], level: float) -> Markup:
     top = leaderboard.top_columns(results)
     # Two lines over a narrow panel.
     columns = [
-        (column, f"{title.partition(': ')[0]}\n{_short(column.dataset + ': ' + title.partition(': ')[2], 34)}")
+        (column, f"{title.partition(': ')[0]}\n{plots.short(column.dataset + ': ' + title.partition(': ')[2], 34)}")
         for title, group in top.items()
         for column in group
     ]
     shown = [(c, t) for c, t in columns if sum(r.name in c.estimates for r in rows if not r.control) > 1]
     if not shown:
         return Markup("")
-    return Markup(plots.differences([c for c, _ in shown], [t for _, t in shown], rows, level))
-
-
-def _short(title: str, most: int) -> str:
-    return title if len(title) <= most else title[: most - 1] + "…"
+    return plots.differences([c for c, _ in shown], [t for _, t in shown], rows, level)
 
 
 def _task(results: Results, blocks: list[Block], level: float) -> dict[str, Any]:
     """Plot and tables of one task: for each protocol and metric a table of rows against data sets and labels."""
-    by_key = {c.key: c for c in results.columns}
     tables = []
     for protocol, group in groupby(blocks, key=lambda b: b.protocol_name):
         members = list(group)
         for index in range(max(len(b.specs) for b in members)):
             same = [b for b in members if len(b.specs) > index]
-            keys = [
-                (b, by_key[b.task_name, b.protocol_name, b.dataset, b.specs[index].title, fraction])
-                for b in same
-                for fraction in b.plan
-            ]
+            keys = [(b, results.column[key]) for b, key in column_keys(same, index)]
             head = [f"{c.dataset} {c.metric} {fraction_name(b.task, c.fraction)}".strip() for b, c in keys]
             lines = [
                 {
@@ -180,10 +165,9 @@ def _task(results: Results, blocks: list[Block], level: float) -> dict[str, Any]
                 }
                 for row in same[0].rows
             ]
-            title = f"{members[0].protocol.title} (`{protocol}`)"
             tables.append(
                 {
-                    "title": title.replace("`", ""),
+                    "title": f"{members[0].protocol.title} ({protocol})",
                     "metric": ", ".join(dict.fromkeys(c.metric for _, c in keys)),
                     "head": head,
                     "rows": lines,
@@ -194,7 +178,7 @@ def _task(results: Results, blocks: list[Block], level: float) -> dict[str, Any]
     return {
         "name": blocks[0].task_name,
         "title": task.title,
-        "plot": Markup(plots.task(results, blocks)),
+        "plot": plots.task(results, blocks),
         "tables": tables,
     }
 
@@ -202,12 +186,8 @@ def _task(results: Results, blocks: list[Block], level: float) -> dict[str, Any]
 def _cell(results: Results, row: Row, column: Column, level: float) -> dict[str, Any]:
     """``text``, ``order`` (the value to sort by), ``note`` (what stands behind it) and ``bold``."""
     if row.name not in column.estimates:
-        own = results.cells[
-            (results.cells["method"] == row.name)
-            & (results.cells[KEY] == pd.Series(dict(zip(KEY, column.key, strict=True)))).all(axis=1)
-        ]
-        status, reason = (str(own[c].iloc[0]) for c in ("status", "reason")) if len(own) else ("", "")
-        return {"text": status, "order": -1, "note": reason, "bold": False}
+        own = results.by_column[column.key].loc[row.name]
+        return {"text": str(own["status"]), "order": -1, "note": str(own["reason"]), "bold": False}
     found = column.estimates[row.name]
     low, high = confidence(found, level)
     variance = found.variance

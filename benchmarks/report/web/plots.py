@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from benchmarks.cells import Column, Results
-from benchmarks.report.figures import GREY, GRID, SETTINGS, row_styles, task_figure
+from benchmarks.report.figures import COLOURS, GREY, GRID, SETTINGS, row_styles, task_figure
 from benchmarks.report.made import training_cards
 from benchmarks.report.standing import Standings
 from benchmarks.report.words import row_name
@@ -31,7 +32,12 @@ INKED = {
 THEME = {INK: "currentColor", "#000000": "currentColor", GRID.lower(): "var(--line)"}
 
 
-def svg(draw: Callable[[], Figure], name: str, title: str) -> str:
+def short(title: str, most: int) -> str:
+    """The title, or its beginning where it is longer."""
+    return title if len(title) <= most else title[: most - 1] + "…"
+
+
+def svg(draw: Callable[[], Figure], name: str, title: str) -> Markup:
     """The figure that ``draw`` makes, as an ``<svg>`` element: text as text, no metadata, ids of its own.
 
     Parameters
@@ -53,10 +59,10 @@ def svg(draw: Callable[[], Figure], name: str, title: str) -> str:
     # Black is SVG's own default and is not written out: shapes and text take the page's colour.
     width, height = (float(v) for v in re.findall(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', text)[0])
     head = f'<svg role="img" aria-label="{title}" style="max-width:{width * 1.25:.0f}px" viewBox="0 0 {width:g} {height:g}" fill="currentColor" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return re.sub(r"<svg[^>]*", head, text, count=1)
+    return Markup(re.sub(r"<svg[^>]*", head, text, count=1))
 
 
-def task(results: Results, blocks: list[Block]) -> str:
+def task(results: Results, blocks: list[Block]) -> Markup:
     """Label-efficiency curves, or a dot for each row."""
     name = blocks[0].task_name
     return svg(
@@ -64,7 +70,7 @@ def task(results: Results, blocks: list[Block]) -> str:
     )
 
 
-def standing(found: Standings, rows: Sequence[Row], level: float) -> str:
+def standing(found: Standings, rows: Sequence[Row], level: float) -> Markup:
     """Standing of each row with its interval, the highest on top."""
     there = sorted((r for r in rows if r.name in found.estimates), key=lambda r: -found.estimates[r.name].value)
     styles = row_styles(rows)
@@ -85,7 +91,7 @@ def standing(found: Standings, rows: Sequence[Row], level: float) -> str:
     return svg(draw, "standing", "Standing of each row with its interval")
 
 
-def differences(columns: Sequence[Column], titles: Sequence[str], rows: Sequence[Row], level: float) -> str:
+def differences(columns: Sequence[Column], titles: Sequence[str], rows: Sequence[Row], level: float) -> Markup:
     """Each method minus the one of the highest value, paired, one panel for each column; filled where Holm tells them apart."""
     methods = [r for r in rows if not r.control]
     styles = row_styles(rows)
@@ -129,7 +135,7 @@ def differences(columns: Sequence[Column], titles: Sequence[str], rows: Sequence
     return svg(draw, "differences", "Differences to the best method of each column")
 
 
-def trainings(plan: Plan) -> str:
+def trainings(plan: Plan) -> Markup:
     """Total loss of each trained row: every seed a line, in units of its first ten steps; "" where nothing is trained."""
     curves = {}
     for name, entry in plan.rows.items():
@@ -143,7 +149,7 @@ def trainings(plan: Plan) -> str:
             curves[entry.title] = [np.array(line) for line in lines if len(line) > 10]
     curves = {title: lines for title, lines in curves.items() if lines}
     if not curves:
-        return ""
+        return Markup("")
 
     def draw() -> Figure:
         across = min(4, len(curves))
@@ -157,10 +163,10 @@ def trainings(plan: Plan) -> str:
             sharey=True,
         )
         for ax, (title, lines) in zip(axes.flat, curves.items(), strict=False):
-            for line, colour in zip(lines, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"), strict=False):
+            for line, colour in zip(lines, COLOURS[:5], strict=False):
                 smooth = np.convolve(line / line[:10].mean(), np.ones(9) / 9, mode="valid")
                 ax.plot(np.arange(len(smooth)) + 5, smooth, color=colour, linewidth=1.1)
-            ax.set_title(title if len(title) < 36 else title[:34] + "…", loc="left", fontsize=8)
+            ax.set_title(short(title, 35), loc="left", fontsize=8)
             ax.grid(axis="y", color=GRID, linewidth=0.7)
         for ax in list(axes.flat)[len(curves) :]:
             ax.set_visible(False)

@@ -15,15 +15,12 @@ from benchmarks.report.build import build_tables
 from benchmarks.report.compare import AGREES, MOVED, NOT_COMPARABLE, RARE, Run, compare, page
 from mlip.errors import UserError
 from mlip.run.cli import app
-from tests.benchmarks.simulated import THREE_SEEDS, make_world
+from tests.benchmarks.simulated import complete_study, make_world
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        world = make_world(tmp_path_factory.mktemp("run"), patch, **THREE_SEEDS)
-        world.fill()
-        build_tables(world.plan)
+    with complete_study(tmp_path_factory.mktemp("run")) as world:
         return world.paths.results
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.report.build import build_tables
-from tests.benchmarks.simulated import THREE_SEEDS, make_world
+from tests.benchmarks.simulated import complete_study, make_world
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (apt-get install chromium)")
@@ -21,10 +21,7 @@ needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (apt-g
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        world = make_world(tmp_path_factory.mktemp("web"), patch, **THREE_SEEDS)
-        world.fill()
-        build_tables(world.plan)
+    with complete_study(tmp_path_factory.mktemp("web")) as world:
         return world.paths.leaderboard.with_suffix(".html")
 
 
