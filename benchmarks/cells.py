@@ -39,7 +39,6 @@ COLUMNS = [
     "status", "reason", "seconds", "rank", "rank_high", "above_controls",
 ]  # fmt: skip
 KEY = ["task", "protocol", "dataset", "metric", "fraction"]  # of a column of cells
-ORACLE = "oracle"  # a control of this name is a ceiling; every other control is to be beaten
 # The control that a scaled value starts from where chance has no exact value, by the column that holds what is there to be
 # found: it sees no film, but knows the training set.
 FLOORS = {"n_truth": "prior-box", "truth": "mean-mask"}
@@ -66,10 +65,9 @@ class Column:
     main: bool  # the task's first metric
     ranking: statistics.Ranking
     unranked: str  # why nothing is ranked, "" where it is
-    above_controls: dict[str, bool]  # method -> separably better than EVERY control but the oracle
+    above_controls: dict[str, bool]  # method -> separably better than EVERY control
     floor: float  # what a scaled value of 0 is, NaN if its control is not there
     floor_of: str  # "chance", or the control's name
-    ceiling: float  # the oracle control, or 1
     positives: dict[str, int]  # test images per label
     shares: tuple[float, float, float]  # of the methods' variance: patients, draws, seeds (NaN: unknown)
     estimates: dict[str, statistics.Estimate]  # of all rows
@@ -337,7 +335,7 @@ def _column(
 ) -> Column:
     level = study.statistics.level
     methods = {r.name: estimates[r.name] for r in block.rows if not r.control and r.name in estimates}
-    against = [r.name for r in block.rows if r.control and r.name != ORACLE]
+    against = [r.name for r in block.rows if r.control]
     there = {name: estimates[name] for name in against if name in estimates}
     ranking = statistics.rank(methods, level)
     complete = not set(lost) & set(against)  # a control that failed may have been the best
@@ -348,14 +346,13 @@ def _column(
         reads = METRICS[spec.key].columns
         floor_of = FLOOR_WITH_EMPTY if empty else next((FLOORS[c] for c in reads if c in FLOORS), "")
         floor = estimates[floor_of].value if floor_of in estimates else float("nan")
-    ceiling = estimates[ORACLE].value if ORACLE in estimates else 1.0
     parts = np.array([(v.patients, v.draws, v.seeds) for v in (e.variance for e in methods.values())]).reshape(-1, 3)
     total = np.nansum(parts)
     patients, by_draw, by_seed = (parts.sum(axis=0) / total if total > 0 else np.full(3, np.nan)).tolist()
     return Column(
         block.task_name, block.protocol_name, block.dataset, spec.title, fraction, main, ranking,
         _unranked(methods, fraction_name(block.task, fraction)) if not ranking.ranks else "",
-        above, floor, floor_of, ceiling, support.positives, (patients, by_draw, by_seed), estimates,
+        above, floor, floor_of, support.positives, (patients, by_draw, by_seed), estimates,
         (sum(support.ended), len(support.ended)),
     )  # fmt: skip
 

@@ -160,6 +160,7 @@ class Fingerprints:
             if entry.manifest.trained:
                 settings += [_recipe(recipe_of(entry, study)), study.pretrain.precision, study.pretrain.devices]
                 made_from += self.corpus()
+                settings += [entry.pairs] if entry.pairs < 100 else []
             return settings, self._method_code("pretrain", entry), made_from
 
         found = self._of(("training", entry.name, seed), parts)

@@ -34,6 +34,7 @@ class Entry:
     params: dict[str, Any]
     title: str
     seed: int = 0
+    pairs: int = 100  # percent of the training patients
 
     @property
     def reads_knowledge(self) -> bool:
@@ -166,11 +167,23 @@ def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manife
             where=where,
             fix=f"one of {sorted(manifest.parameters)}",
         )
+    if variant.pairs < 100 and not manifest.trained:
+        raise UserError(f"variant {name} sets pairs, and is never trained", where=where, fix="take `pairs` out")
     recipe = manifest.recipes.get(study.pretrain.recipe)
     params = {key: spec.value for key, spec in manifest.parameters.items()}
     params |= {**(recipe.params if recipe else {}), **variant.params}
     components = {key: variant.components.get(key, spec.default) for key, spec in manifest.components.items()}
-    return Entry(name, manifest, folder, encoder, components, params, variant.title or manifest.title, variant.seed)
+    return Entry(
+        name,
+        manifest,
+        folder,
+        encoder,
+        components,
+        params,
+        variant.title or manifest.title,
+        variant.seed,
+        variant.pairs,
+    )
 
 
 def recipe_of(entry: Entry, study: Study) -> Recipe:

@@ -172,6 +172,12 @@ class VariantConfig(Strict):
     components: dict[str, bool] = Field(default_factory=dict)
     params: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0)  # added to `pretrain.seeds`: the same training again, with other randomness
+    pairs: int = Field(
+        default=100,
+        gt=0,
+        le=100,
+        description="percent of the training patients whose pairs are seen, in as many steps as with all",
+    )
     title: str | None = None
 
 

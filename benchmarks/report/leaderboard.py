@@ -1,4 +1,4 @@
-"""The leaderboard ``results/<study>.md`` and the cost page ``results/<study>/cost.md``."""
+"""The leaderboard ``results/<study>.md``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from tabulate import tabulate
 
 from benchmarks.analyses import false_negatives, maps
 from benchmarks.analyses import parts as method_parts
 from benchmarks.cells import Column, Results, fraction_name
 from benchmarks.report import figures, published
-from benchmarks.report.made import made_on, training_cards
+from benchmarks.report.cost import cost
+from benchmarks.report.made import made_on
 from benchmarks.report.standing import Standings, complete, main_columns
 from benchmarks.report.table import metric_table, rank_text
 from benchmarks.report.words import describe, how_to_read, older_code, row_name
@@ -22,10 +22,6 @@ from mlip.study import Study
 
 if TYPE_CHECKING:
     from benchmarks.plan import Plan, Row
-
-COST_COLUMNS = [
-    "seconds", "samples_per_second", "steps", "pairs_seen", "parameters_image_encoder", "parameters_total",
-]  # fmt: skip
 
 
 def page(plan: Plan, results: Results, found: Standings) -> str:
@@ -157,60 +153,3 @@ def overview_notes(study: Study, results: Results, found: Standings) -> str:
         named.setdefault(why, []).append(name)
     lines += [f"- No vote in the standing: {', '.join(names)} ({why})." for why, names in named.items()]
     return "\n".join(lines)
-
-
-def cost(plan: Plan) -> pd.DataFrame:
-    """Pre-training cost per method, mean over seeds, from ``card.json``; a method without cards is pending.
-
-    Columns: method, title, encoder, seeds (cards found), seconds, samples_per_second, steps, pairs_seen (steps times
-    batch size), parameters_image_encoder, parameters_total; NaN where a card lacks the number. A card of another training
-    than today's does not count.
-    """
-    records = []
-    for name, entry in plan.rows.items():
-        cards = []
-        for card in training_cards(plan, name):
-            batch = card.get("recipe", {}).get("batch_size", 0)  # an untrained method has no recipe and no steps
-            cards.append({**card, "pairs_seen": card.get("steps", np.nan) * batch})
-        numbers = {key: [float(c[key]) for c in cards if isinstance(c.get(key), int | float)] for key in COST_COLUMNS}
-        means = {key: float(np.mean(found)) if found else float("nan") for key, found in numbers.items()}
-        records.append({"method": name, "title": entry.title, "encoder": entry.encoder, "seeds": len(cards), **means})
-    return pd.DataFrame(records, columns=["method", "title", "encoder", "seeds", *COST_COLUMNS])
-
-
-def cost_page(plan: Plan) -> str:
-    """Measured pre-training cost. Kept out of the leaderboard, whose bytes do not depend on the machine's speed."""
-    study, lines = plan.study, list[list[str]]()
-    for record in cost(plan).to_dict("records"):
-        lines.append(
-            [
-                record["title"],
-                record["encoder"],
-                f"{record['seeds']} of {len(plan.rows[record['method']].seeds(study))}",
-                *_measured(record),
-            ]
-        )
-    head = [
-        "method",
-        "encoder",
-        "seeds trained",
-        "seconds",
-        "samples/s",
-        "steps",
-        "image encoder (M)",
-        "all parameters (M)",
-    ]
-    table = tabulate(lines, headers=head, tablefmt="github", disable_numparse=True)
-    machine = made_on(plan)
-    about = "Mean over the seeds trained so far, on the machine that trained them" + (
-        f": {machine}." if machine else "."
-    )
-    return "\n\n".join([study.note, f"# Pre-training cost: {study.title}", table, about]) + "\n"
-
-
-def _measured(record: dict[Any, Any]) -> list[str]:
-    if not record["seeds"]:
-        return ["pending"] + [""] * 4
-    scaled_by = (("seconds", 1, 1), ("samples_per_second", 1, 1), ("steps", 1, 0),
-                 ("parameters_image_encoder", 1e6, 2), ("parameters_total", 1e6, 2))  # fmt: skip
-    return ["" if np.isnan(record[key]) else f"{record[key] / unit:.{digits}f}" for key, unit, digits in scaled_by]

@@ -1,4 +1,4 @@
-"""The headline: each method's mean standing between floor and ceiling, one vote per task."""
+"""The headline: each method's mean standing between floor and a perfect score, one vote per task."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def complete(results: Results, row: Row) -> bool:
 
 
 def standings(results: Results, level: float) -> Standings:
-    """A column's scaled value is (value - floor) / (ceiling - floor); a task's is the mean over its columns.
+    """A column's scaled value is (value - floor) / (1 - floor); a task's is the mean over its columns.
 
     A column has no vote, for any row, where its floor is missing, or where its labels were drawn once: what another draw
     would give is unknown there. Pre-training seeds go through all columns, so that a lucky training counts once.
@@ -63,7 +63,7 @@ def standings(results: Results, level: float) -> Standings:
     found = {}
     for name, row in rows.items():
         if counted and complete(results, row):
-            weights = [1 / (len(votes) * votes[c.task] * (c.ceiling - c.floor)) for c in counted]
+            weights = [1 / (len(votes) * votes[c.task] * (1 - c.floor)) for c in counted]
             shift = -sum(w * c.floor for w, c in zip(weights, counted, strict=True))
             found[name] = statistics.mean_of([c.estimates[name] for c in counted], weights, shift)
     methods = {n: e for n, e in found.items() if not rows[n].control}
@@ -77,7 +77,7 @@ def standings(results: Results, level: float) -> Standings:
 def _no_vote(column: Column) -> str:
     if np.isnan(column.floor):
         return f"its floor ({column.floor_of or 'a control'}) is not there"
-    if not column.ceiling > column.floor:
+    if not column.floor < 1:
         return "its floor leaves no room"
     if any(np.isnan(e.variance.draws) for e in column.estimates.values()):
         return "one draw of the labels"

@@ -113,18 +113,18 @@ def shares_text(column: Column) -> str:
 
 
 def task_csv(results: Results, name: str) -> pd.DataFrame:
-    """The task's cells with the value scaled: 0 is ``floor`` (of ``floor_of``), 1 is ``ceiling``."""
+    """The task's cells with the value scaled: 0 is ``floor`` (of ``floor_of``), 1 a perfect score."""
     cells = results.cells[results.cells["task"] == name].drop(columns=["seconds"])
     bounds = pd.DataFrame(
-        [(*c.key, c.floor, c.floor_of, c.ceiling) for c in results.columns],
-        columns=[*KEY, "floor", "floor_of", "ceiling"],
+        [(*c.key, c.floor, c.floor_of) for c in results.columns],
+        columns=[*KEY, "floor", "floor_of"],
     )
     merged = cells.merge(bounds, on=KEY, how="left")
-    merged["scaled"] = scaled(merged["value"], merged["floor"], merged["ceiling"])
+    merged["scaled"] = scaled(merged["value"], merged["floor"])
     return merged.round(6)
 
 
-def scaled(value: pd.Series, floor: pd.Series, ceiling: pd.Series) -> pd.Series:
-    """(value - floor) / (ceiling - floor); NaN where there is no floor or no room."""
-    room = ceiling - floor
+def scaled(value: pd.Series, floor: pd.Series) -> pd.Series:
+    """(value - floor) / (1 - floor); NaN where there is no floor or no room."""
+    room = 1 - floor
     return (value - floor) / room.where(room > 0)

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 
 from mlip.contract import Batch
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class Pairs:
-    """All pairs of one part (train or val) over the study's pre-training data sets.
+    """All pairs of one part (train or val) over the study's pre-training data sets, or those of a share of the patients.
+
+    ``share`` is in percent; smaller shares lie within larger ones, and every method and seed gets the same. ``whole`` is the
+    number of pairs of all patients.
 
     Raises
     ------
@@ -33,7 +37,7 @@ class Pairs:
         some must.
     """
 
-    def __init__(self, study: Study, part: str, needed: bool = True) -> None:
+    def __init__(self, study: Study, part: str, needed: bool = True, share: int = 100) -> None:
         paths = StudyPaths(study)
         self.images: list[np.ndarray] = []
         sources, rows, patients = [], [], []
@@ -52,8 +56,11 @@ class Pairs:
                 rows.append(int(row))
                 patients.append(int(hashlib.sha256(patient.encode()).hexdigest()[:15], 16))
                 self.reports.append(report)
-        self.sources, self.rows = np.array(sources, dtype=np.int64), np.array(rows, dtype=np.int64)
-        self.patients = torch.tensor(patients, dtype=torch.int64)
+        self.whole = len(rows)
+        kept = np.arange(len(rows)) if share == 100 else _share(patients, share, study.seed)
+        self.reports = [self.reports[k] for k in kept]
+        self.sources, self.rows = np.array(sources, dtype=np.int64)[kept], np.array(rows, dtype=np.int64)[kept]
+        self.patients = torch.tensor(patients, dtype=torch.int64)[kept]
         if not rows and part == "train" and needed:
             raise UserError(
                 f"none of the {self.without_report} training rows of {study.pretrain.datasets} has a report",
@@ -73,8 +80,18 @@ class Pairs:
         return out
 
 
+def _share(patients: list[int], percent: int, seed: int) -> np.ndarray:
+    """Which pairs [n] belong to the first ``percent`` of the patients in an order drawn once per study; at least one patient."""
+    codes, who = pd.factorize(np.array(patients, dtype=np.int64))
+    place = generator(seed, "pretrain-share").permutation(len(who))
+    return np.flatnonzero(place[codes] < max(1, round(percent * len(who) / 100)))
+
+
 class Batches:
-    """Deterministic batches: any step can be made again from the study's seed, which is what exact resumption needs."""
+    """Deterministic batches: any step can be made again from the study's seed, which is what exact resumption needs.
+
+    With a share of the pairs there are as many steps as with all, in more epochs.
+    """
 
     def __init__(
         self,
@@ -86,14 +103,12 @@ class Batches:
         batch_size: int,
         epochs: int,
     ) -> None:
-        self.pairs, self.study, self.method, self.seed, self.epochs = pairs, study, method, seed, epochs
+        self.pairs, self.study, self.method, self.seed = pairs, study, method, seed
         self.batch_size = min(batch_size, len(pairs))
         self.steps_per_epoch = len(pairs) // self.batch_size
+        self.steps = pairs.whole // min(batch_size, pairs.whole) * epochs
+        self.epochs = -(-self.steps // self.steps_per_epoch)
         self.affirmed = lru_cache(maxsize=100_000)(knowledge.affirmed) if knowledge is not None else None
-
-    @property
-    def steps(self) -> int:
-        return self.steps_per_epoch * self.epochs
 
     def train(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The batch of optimiser step ``step``; with several devices, the part of ``rank``."""

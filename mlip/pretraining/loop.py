@@ -31,6 +31,7 @@ from mlip.pretraining import provenance
 from mlip.pretraining.batches import Batches, Pairs
 from mlip.pretraining.calibration import calibrate
 from mlip.pretraining.checkpoints import build_method
+from mlip.pretraining.cost import flops_of, peak_memory
 from mlip.schedules import rate
 from mlip.seeding import seed_everything
 from mlip.study import Study
@@ -81,7 +82,7 @@ class _Training:
         self.metrics_path = self.state_path.with_suffix(".jsonl")
         self.state_path.parent.mkdir(parents=True, exist_ok=True)
         self.fabric = _fabric(study)
-        pairs = Pairs(study, "train")
+        pairs = Pairs(study, "train", share=entry.pairs)
         method = build_method(study, entry, seed)
         knowledge = Knowledge.load(paths.knowledge) if entry.reads_knowledge else None
         self.batches = Batches(
@@ -96,6 +97,12 @@ class _Training:
             else []
         )
         self.pairs = pairs
+        if len(pairs) < self.recipe.batch_size and entry.pairs < 100:
+            raise UserError(
+                f"{entry.pairs} % of the training patients have {len(pairs)} pairs, fewer than a batch of {self.recipe.batch_size}",
+                where=f"study {study.study}: methods.variants.{entry.name}.pairs",
+                fix="give it more, or a smaller pretrain.batch_size",
+            )
         optimizer = torch.optim.AdamW(
             _decay_groups(method, self.recipe.weight_decay), lr=self.recipe.lr, betas=self.recipe.betas, fused=True
         )
@@ -115,7 +122,7 @@ class _Training:
                 line = self._train_step()
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
-                if self.step % self.batches.steps_per_epoch == 0:
+                if self.step % self.batches.steps_per_epoch == 0 or self.step == self.batches.steps:
                     line["validation"] = self._validate()
                 metrics.write(json.dumps(line) + "\n")
                 self._show(bar, task, line)
@@ -178,7 +185,7 @@ class _Training:
         if self.step % self.batches.steps_per_epoch == 0:
             epoch, speed = line["epoch"] + 1, self.step * self.batches.batch_size / max(self.seconds, 1e-9)
             logger.info(
-                f"{self.entry.name} seed {self.seed}: epoch {epoch}/{self.recipe.epochs} loss {line['loss']:.3f} {speed:.0f} samples/s"
+                f"{self.entry.name} seed {self.seed}: epoch {epoch}/{self.batches.epochs} loss {line['loss']:.3f} {speed:.0f} samples/s"
             )
 
     def _save(self) -> None:
@@ -215,8 +222,16 @@ class _Training:
         )
         self.metrics_path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
+    def _flops(self) -> int:
+        """Of the last step, done once more when the weights are written: counting may choose other kernels."""
+        batch = self.batches.train(self.step - 1).to(self.fabric.device)
+        self.method.to(self.fabric.device).train()
+        with self.fabric.autocast():
+            return flops_of(lambda: self._total(self.method.losses(batch)))
+
     def _finish(self) -> None:
         if self.fabric.is_global_zero:
+            memory = peak_memory(self.fabric.device)
             last = json.loads(self.metrics_path.read_text(encoding="utf-8").splitlines()[-1])
             _export(self.method, self.out)
             shutil.copyfile(self.metrics_path, self.out / "metrics.jsonl")
@@ -226,6 +241,8 @@ class _Training:
                 "pairs": len(self.pairs),
                 "rows_without_report": self.pairs.without_report,
                 "samples_per_second": round(self.step * self.batches.batch_size / max(self.seconds, 1e-9), 2),
+                "peak_memory_bytes": memory,
+                "flops_per_step": self._flops(),
                 "resumed": self.resumed,
                 "recipe": self.recipe.model_dump(),
                 "final": {k: last[k] for k in ("loss", "terms") if k in last}

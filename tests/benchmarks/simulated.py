@@ -34,7 +34,6 @@ QUALITY = {
     "noise-vit": 0.0,
     "blind": 0.0,
     "constant": 0.0,
-    "oracle": 50.0,
 }
 NOTE = "Data: SIMULATED scores, made for the tests."
 PRETRAIN = {"datasets": ["rsna"], "epochs": 2, "batch_size": 8}
@@ -47,7 +46,7 @@ class Probe(Task):
     name = "probe"
     title = "Probe"
     needs: ClassVar[Any] = "features"
-    controls = ("constant", "oracle")
+    controls = ("constant",)
     Protocol = Protocol
 
     def run(self, job):

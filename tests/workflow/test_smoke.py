@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -48,6 +49,7 @@ def test_cards_state_cost_and_versions(smoke: Run) -> None:
         assert len(lines) == card["steps"]
         if entry.manifest.trained:
             assert card["seconds"] > 0 and card["samples_per_second"] > 0
+            assert card["flops_per_step"] > 1e9 and card["peak_memory_bytes"] > 1e8
             assert [json.loads(line)["step"] for line in lines] == list(range(card["steps"]))
 
 
@@ -80,9 +82,18 @@ def test_results_hold_no_raw_ids_and_no_report_text(smoke: Run) -> None:
     for path in files:
         if path.suffix == ".png":
             continue
-        text = path.read_text(encoding="utf-8") if path.suffix != ".parquet" else pd.read_parquet(path).to_csv()
+        text = _text(path)
         assert not [i for i in ids if i in text], path
         assert not [s for s in sentences if s in text], path
+
+
+def _text(path: Path) -> str:
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path).to_csv()
+    if path.suffix == ".npz":  # the masks of a few films
+        with np.load(path, allow_pickle=False) as kept:
+            return " ".join(kept.files + kept["image_id"].tolist())
+    return path.read_text(encoding="utf-8")
 
 
 def test_tables_come_from_predictions_alone(smoke: Run, tmp_path: Path) -> None:
@@ -97,6 +108,15 @@ def test_tables_come_from_predictions_alone(smoke: Run, tmp_path: Path) -> None:
     shutil.copytree(paths.work / "predictions", copied.work / "predictions")
     build_tables(resolve(moved))
     assert copied.cells.read_text(encoding="utf-8") == paths.cells.read_text(encoding="utf-8")
+
+
+def test_the_page_shows_films_costs_and_every_task(smoke: Run) -> None:
+    page = StudyPaths(smoke.study).leaderboard.with_suffix(".html").read_text(encoding="utf-8")
+    for drawn in ("<h3>Detection on object_cxr", "<h3>Segmentation on siim"):
+        after = page[page.index(drawn) :][:200_000]
+        assert all(part in after for part in ('class="truth"', 'class="found"', "data:image/jpeg"))
+    assert "<polygon" in page and "operations (TFLOP)" in page
+    assert all(task in page for task in smoke.study.tasks)
 
 
 def test_analyses_are_made_and_linked(smoke: Run) -> None:

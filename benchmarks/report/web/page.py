@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from benchmarks.analyses import maps
 from benchmarks.cells import Column, Results, fraction_name
-from benchmarks.report import leaderboard
+from benchmarks.report import cost, leaderboard
 from benchmarks.report.made import made_on
 from benchmarks.report.standing import Standings, main_columns
 from benchmarks.report.table import column_keys, rank_text
@@ -62,9 +62,10 @@ def page(plan: Plan, results: Results, found: Standings) -> str:
         ],
         "cells": _cells(results, rows),
         "trainings": plots.trainings(plan),
-        "detections": films.detections(plan),
+        "drawn": films.drawn(plan),
         "maps": _maps(plan),
-        "cost": _cost(plan),
+        "cost": cost.lines(plan),
+        "cost_head": cost.HEAD,
         "reading": Markup(MarkdownIt().render("\n".join(how_to_read(study).splitlines()[2:]))),
         "style": Markup((here / "style.css").read_text(encoding="utf-8")),
         "script": Markup((here / "script.js").read_text(encoding="utf-8")),
@@ -247,16 +248,3 @@ def _maps(plan: Plan) -> list[dict[str, str]]:
         if path.is_file():
             found.append({"title": plan.rows[name].title, "png": base64.b64encode(path.read_bytes()).decode()})
     return found
-
-
-def _cost(plan: Plan) -> list[list[str]]:
-    lines = []
-    for record in leaderboard.cost(plan).to_dict("records"):
-        numbers = [record["seconds"], record["samples_per_second"], record["steps"]]
-        text = ["" if np.isnan(n) else f"{n:.0f}" for n in numbers]
-        sizes = [
-            "" if np.isnan(record[k]) else f"{record[k] / 1e6:.2f}"
-            for k in ("parameters_image_encoder", "parameters_total")
-        ]
-        lines.append([record["title"], record["encoder"], str(record["seeds"]), *text, *sizes])
-    return lines

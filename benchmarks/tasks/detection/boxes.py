@@ -57,18 +57,11 @@ def read_truth(records: pd.DataFrame, categories: Sequence[str]) -> list[ImageBo
 
 
 def coco_results(image_ids: Sequence[str], found: Sequence[ImageBoxes]) -> list[dict[str, Any]]:
-    """Detections in the COCO results format; categories are numbered from 1 in the manifest's order."""
+    """Detections in the COCO results format, in full precision: categories are numbered from 1 in the manifest's order."""
     results = []
     for image_id, image in zip(image_ids, found, strict=True):
         assert image.scores is not None
         for box, category, score in zip(image.boxes, image.categories, image.scores, strict=True):
-            rounded = [round(float(v), 2) for v in box]
-            results.append(
-                {
-                    "image_id": str(image_id),
-                    "category_id": int(category) + 1,
-                    "bbox": rounded,
-                    "score": round(float(score), 6),
-                }
-            )
+            place = {"image_id": str(image_id), "category_id": int(category) + 1}
+            results.append({**place, "bbox": [float(v) for v in box], "score": float(score)})
     return results

@@ -111,10 +111,20 @@ def pixel_histograms(logits: Tensor, truth: Tensor) -> Tensor:
     ----------
     logits : [B, 1, S, S]; what lies outside the range counts in the outermost bin. truth : [B, S, S] masks.
     """
-    place = ((RANGE - logits[:, 0].clamp(-RANGE, RANGE)) * (BINS / (2 * RANGE))).long().clamp_max(BINS - 1).flatten(1)
+    place = _bin(logits).flatten(1)
     real = (truth > 0).flatten(1).long()
     flat = place + BINS * (1 - real) + 2 * BINS * torch.arange(len(place), device=place.device)[:, None]
     return torch.bincount(flat.flatten(), minlength=2 * BINS * len(place)).view(len(place), 2, BINS)
+
+
+def _bin(logits: Tensor) -> Tensor:
+    """[B, 1, S, S] -> [B, S, S] int64: the bin of each pixel, 0 the highest."""
+    return ((RANGE - logits[:, 0].clamp(-RANGE, RANGE)) * (BINS / (2 * RANGE))).long().clamp_max(BINS - 1)
+
+
+def masks_above(logits: Tensor, bins: int) -> np.ndarray:
+    """[B, 1, S, S] -> bool [B, S, S]: the pixels that :func:`counts_above` counts."""
+    return (_bin(logits) < bins).cpu().numpy()
 
 
 def counts_above(histograms: np.ndarray, bins: int) -> np.ndarray:

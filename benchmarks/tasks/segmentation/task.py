@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from benchmarks.tasks.shared.dense.training import Fitted
 
 TEST_BATCH = 32
+DRAWN = 8
 
 
 class SegmentationTask(Task):
-    """A decoder on the frozen encoder, for each label fraction and draw.
+    """A decoder on the frozen encoder, for each label fraction and draw. A few predicted masks lie beside the rows.
 
     Rows: one per test image with a known mask, fraction and draw, with the columns ``image_id, patient_id, fraction,
     draw, tp, predicted, truth, on_true, on_other, iterations, stopped``: pixels at the stored resolution that are predicted
@@ -119,6 +120,10 @@ class _Data:
         """[n] bool: whether the mask of each image has a pixel."""
         return np.concatenate([self.masks(chunk).any(axis=(1, 2)) for chunk in _chunks(rows)])
 
+    def drawn(self) -> np.ndarray:
+        """Rows [n <= DRAWN] of the first test images with the finding: those whose predicted masks are kept to be looked at."""
+        return self.test[self.positive(self.test)][:DRAWN]
+
     def table(
         self, counts: np.ndarray, histograms: np.ndarray, fitted: Fitted, fraction: int, draw: int
     ) -> pd.DataFrame:
@@ -139,7 +144,15 @@ def _train_and_count(
 
     from benchmarks.scores.pixels import pixel_average_precision
     from benchmarks.tasks.segmentation.losses import FocalDice
-    from benchmarks.tasks.segmentation.model import Segmenter, best_bins, bins_above, counts_above, pixel_histograms
+    from benchmarks.tasks.segmentation.masks import write_masks
+    from benchmarks.tasks.segmentation.model import (
+        Segmenter,
+        best_bins,
+        bins_above,
+        counts_above,
+        masks_above,
+        pixel_histograms,
+    )
     from benchmarks.tasks.shared.dense.protocol import at_fraction
     from benchmarks.tasks.shared.dense.training import draw_batches, fit, report
 
@@ -188,6 +201,10 @@ def _train_and_count(
 
     bins = best_bins(histograms(few)) if protocol.threshold == "validation" else bins_above(protocol.threshold)
     found = histograms(data.test)
+    if len(few := data.drawn()):
+        with torch.no_grad():
+            masks = masks_above(model(features.batch(few)), bins)
+        write_masks(job.output, fraction, draw, data.store.records["image_id"].iloc[few].tolist(), masks)
     return counts_above(found, bins), found, fitted
 
 

@@ -9,10 +9,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from benchmarks.report.build import build_tables
+from benchmarks.report.web.films import _outline
 from tests.benchmarks.simulated import complete_study, make_world
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -134,3 +136,14 @@ def test_light_and_dark_narrow_and_wide(width: int, scheme: str, built: Path, br
     tab.locator("#theme").click()
     assert tab.evaluate("document.documentElement.classList.contains('dark')") == (scheme == "light")
     assert tab.wrong == []
+
+
+def test_the_border_of_a_mask_goes_around_its_pixels() -> None:
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[5:12, 3:9] = True
+    (polygon,) = _outline(mask, "found")
+    points = np.array([[float(v) for v in p.split(",")] for p in re.findall(r'points="([^"]+)"', polygon)[0].split()])
+    assert points.min(axis=0) == pytest.approx([3, 5], abs=0.3) and points.max(axis=0) == pytest.approx(
+        [9, 12], abs=0.3
+    )
+    assert _outline(np.zeros((20, 20), dtype=bool), "found") == []

@@ -79,5 +79,6 @@ def test_no_truth_has_no_precision() -> None:
 
 
 def test_coco_results_format() -> None:
-    found = [boxes([[1.234567, 2, 3, 4]], [0.5], category=1)]
-    assert coco_results(["ab"], found) == [{"image_id": "ab", "category_id": 2, "bbox": [1.23, 2, 3, 4], "score": 0.5}]
+    found = [boxes([[1.234567, 2, 3, 4]], [1 / 3], category=1)]
+    expected = {"image_id": "ab", "category_id": 2, "bbox": [1.234567, 2, 3, 4], "score": 1 / 3}
+    assert coco_results(["ab"], found) == [expected], "in full precision"

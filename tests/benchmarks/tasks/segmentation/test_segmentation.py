@@ -13,6 +13,9 @@ from benchmarks.plan import source_of
 from benchmarks.scores.metrics import METRICS
 from benchmarks.tasks.catalogue import read_protocol
 from benchmarks.tasks.segmentation import TASK
+from benchmarks.tasks.segmentation.masks import read_masks
+from benchmarks.tasks.segmentation.task import DRAWN
+from mlip.data.store import open_store
 from mlip.errors import UserError
 from tests.benchmarks.tasks import dense_world as world
 
@@ -42,6 +45,16 @@ def test_decoder_learns_planted_squares_and_leaves_the_encoder_alone(kind, goal,
         *("iterations", "stopped"),
     ]
     assert len(table) == 22, "films without a known mask are left out"
+    kept, rows = read_masks(job.output, 100, 0), table.set_index("image_id")
+    assert 0 < len(kept) == min(DRAWN, (table.truth > 0).sum()), "films with the finding are kept to be looked at"
+    store = open_store(job.paths.data(job.dataset))
+    place = store.records.reset_index().set_index("image_id")["index"]
+    for image, mask in kept.items():
+        true = store.masks[store.records["mask_row"].iloc[place[image]]] > 0
+        found = [(mask & true).sum(), mask.sum(), true.sum()]
+        assert found == rows.loc[image, ["tp", "predicted", "truth"]].tolist(), (
+            "the mask that the numbers are made with"
+        )
     assert (table.tp <= table[["predicted", "truth"]].min(axis=1)).all() and (table.truth > 0).sum() == 11
     again = TASK.run(world.job(TASK, config, **QUICK | {"iterations": 3}))
     twice = TASK.run(world.job(TASK, config, **QUICK | {"iterations": 3}))
