@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from benchmarks import breakdown
 from benchmarks.failures import reason_of_failure
 from benchmarks.scores import statistics
 from benchmarks.scores.metrics import METRICS
@@ -99,6 +100,7 @@ class Results:
     columns: list[Column]
     blocks: list[Block]
     older: dict[str, OlderCode]  # rows whose training is of other code than today's (``pretrain.on_code_change: mark``)
+    behind: pd.DataFrame  # labels, subgroups and calibration (:mod:`benchmarks.breakdown`)
 
     @cached_property
     def by_column(self) -> dict[tuple[Any, ...], pd.DataFrame]:
@@ -124,13 +126,16 @@ def compute(plan: Plan) -> Results:
     records: list[dict[str, Any]] = []
     columns: list[Column] = []
     older: dict[str, OlderCode] = {}
+    behind: list[dict[str, Any]] = []
     for block in plan.blocks:
-        new_records, new_columns = _compute_block(plan, block, older)
+        new_records, new_columns, more = _compute_block(plan, block, older)
         records += new_records
         columns += new_columns
+        behind += more
     cells = pd.DataFrame(records, columns=COLUMNS)
     whole = dict.fromkeys(("rank", "rank_high", "n_test", "positives"), "Int64")
-    return Results(cells.astype({**whole, "above_controls": "boolean"}), columns, list(plan.blocks), older)
+    cells = cells.astype({**whole, "above_controls": "boolean"})
+    return Results(cells, columns, list(plan.blocks), older, pd.DataFrame(behind, columns=breakdown.COLUMNS))
 
 
 @dataclass
@@ -211,7 +216,9 @@ def _note_older_code(plan: Plan, row: Row, seed: int, meta: dict[str, Any], olde
         older[row.name] = OlderCode(str(made_by.get("code", "")), str(made_by.get("commit", "")), today)
 
 
-def _compute_block(plan: Plan, block: Block, older: dict[str, OlderCode]) -> tuple[list[dict[str, Any]], list[Column]]:
+def _compute_block(
+    plan: Plan, block: Block, older: dict[str, OlderCode]
+) -> tuple[list[dict[str, Any]], list[Column], list[dict[str, Any]]]:
     study = plan.study
     loaded = {row.name: _load(plan, block, row, older) for row in block.rows}
     there = [e for e in loaded.values() if e.status == "ok"]
@@ -261,7 +268,12 @@ def _compute_block(plan: Plan, block: Block, older: dict[str, OlderCode]) -> tup
                     "status": "failed" if undefined else e.status, "reason": reasons[row.name] if undefined else e.reason,
                     "seconds": e.seconds, **_numbers(column, row.name, study.statistics.level),
                 })  # fmt: skip
-    return records, columns
+    rows = [
+        breakdown.Row(row.name, loaded[row.name].files, row.entry is not None and row.entry.manifest.seeded)
+        for row in block.rows
+        if loaded[row.name].status == "ok"
+    ]
+    return records, columns, breakdown.breakdown(plan, block, rows, patients, weights)
 
 
 def _numbers(column: Column, row: str, level: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.analyses import false_negatives, maps, parts
 from benchmarks.cells import Results, compute, write_cells
-from benchmarks.report import cost, figures, leaderboard, published
+from benchmarks.report import breakdown, cost, figures, leaderboard, published
 from benchmarks.report.latex import task_tex
 from benchmarks.report.made import MADE, made_json
 from benchmarks.report.standing import standings
@@ -31,6 +31,7 @@ def build_tables(plan: Plan) -> None:
     paths.results.mkdir(parents=True, exist_ok=True)
     remove_outdated(plan)
     write_cells(results.cells, paths.cells)
+    results.behind.round(6).to_csv(paths.results / "breakdown.csv", index=False)
     (paths.results / MADE).write_text(made_json(plan), encoding="utf-8")
     for name in plan.study.tasks:
         (paths.results / f"{name}.md").write_text(task_page(plan, results, name), encoding="utf-8")
@@ -77,5 +78,6 @@ def task_page(plan: Plan, results: Results, name: str) -> str:
         parts += [describe(study, members), settings(members[0])]
         for index in range(max(len(b.specs) for b in members)):
             parts.append(metric_table(results, [b for b in members if len(b.specs) > index], index))
+    parts += breakdown.sections(results, blocks)
     parts += [how_to_read(study), *older_code(results), published.section(plan, results, name)]
     return "\n\n".join(parts) + "\n"

@@ -59,7 +59,7 @@ class Metric:
 # --- classification ---------------------------------------------------------------------------------------------------
 
 
-def _by_label(frame: pd.DataFrame, units: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+def by_label(frame: pd.DataFrame, units: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """(label, y bool, p float64, units) per label; labels in alphabetical order."""
     y, p = frame["y"].to_numpy(dtype=float), frame["p"].to_numpy(dtype=float)
     if not np.isfinite(p).all():
@@ -84,7 +84,7 @@ def _two_classes(label: str, y: np.ndarray) -> None:
 def _macro(frame: pd.DataFrame, units: np.ndarray, formula: Callable[[Sums], np.ndarray]) -> Statistic:
     """Mean over labels of a formula on their weighted counts."""
     statistics = []
-    for label, y, p, rows in _by_label(frame, units):
+    for label, y, p, rows in by_label(frame, units):
         _two_classes(label, y)
         statistics.append(Ranked.of(y, p, rows).statistic(formula))
     return mean(statistics)
@@ -135,7 +135,7 @@ def _accuracy(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> S
     if threshold == "best_f1":
         return _at_best_f1(frame, units, accuracy=True)
     return mean(
-        [ratio(u, ((p > threshold) == y).astype(float), np.ones(len(y))) for _, y, p, u in _by_label(frame, units)]
+        [ratio(u, ((p > threshold) == y).astype(float), np.ones(len(y))) for _, y, p, u in by_label(frame, units)]
     )
 
 
@@ -153,7 +153,7 @@ def _f1(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> Statist
             raise Undefined("the threshold best_f1 goes with average=binary")
         return _at_best_f1(frame, units, accuracy=False)
     statistics = []
-    for label, y, p, rows in _by_label(frame, units):
+    for label, y, p, rows in by_label(frame, units):
         _two_classes(label, y)
         said = p > threshold
         parts = []
@@ -177,7 +177,7 @@ def _weighted_f1(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 def _accuracy_argmax(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> Statistic:
     """Share of images whose highest-scored label is the true one. k labels that share the top score count 1/k."""
-    next(_by_label(frame, units))  # the checks
+    next(by_label(frame, units))  # the checks
     labels = frame["label"].nunique()
     order = np.lexsort((frame["label"].to_numpy(dtype=str), frame["image_id"].to_numpy(dtype=str)))
     if len(frame) != labels * frame["image_id"].nunique():

@@ -61,7 +61,11 @@ class Predictions:
     groups: dict[tuple[int, int], np.ndarray]  # (fraction, draw) -> rows
     patients: pd.Index  # distinct, by first appearance
     patient: np.ndarray  # [rows] index into ``patients``
-    images: frozenset[str]
+    image_ids: np.ndarray  # distinct, by the code in ``frame``
+
+    @property
+    def images(self) -> frozenset[str]:
+        return frozenset(self.image_ids)
 
     @classmethod
     def of(cls, frame: pd.DataFrame) -> Predictions:
@@ -72,8 +76,8 @@ class Predictions:
             coded["label"] = pd.Categorical(coded["label"])
         keys: Any = frame.groupby(["fraction", "draw"]).indices.items()
         groups = {(int(fraction), int(draw)): np.asarray(rows) for (fraction, draw), rows in keys}
-        return cls(coded, groups, pd.Index(patients), patient, frozenset(images))
+        return cls(coded, groups, pd.Index(patients), patient, np.asarray(images, dtype=str))
 
     def covers_all(self, rows: np.ndarray) -> bool:
         """Whether these rows are of all images of the file."""
-        return len(np.unique(self.frame["image_id"].to_numpy()[rows])) == len(self.images)
+        return len(np.unique(self.frame["image_id"].to_numpy()[rows])) == len(self.image_ids)

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from benchmarks.analyses import maps
 from benchmarks.cells import Column, Results, fraction_name
-from benchmarks.report import cost, leaderboard
+from benchmarks.report import breakdown, cost, leaderboard
 from benchmarks.report.made import made_on
 from benchmarks.report.standing import Standings, main_columns
 from benchmarks.report.table import column_keys, rank_text
@@ -60,6 +60,7 @@ def page(plan: Plan, results: Results, found: Standings) -> str:
         "tasks": [
             _task(results, list(blocks), level) for _, blocks in groupby(results.blocks, key=lambda b: b.task_name)
         ],
+        "about": breakdown.ABOUT,
         "cells": _cells(results, rows),
         "trainings": plots.trainings(plan),
         "drawn": films.drawn(plan),
@@ -181,6 +182,7 @@ def _task(results: Results, blocks: list[Block], level: float) -> dict[str, Any]
         "title": task.title,
         "plot": plots.task(results, blocks),
         "tables": tables,
+        "behind": breakdown.tables(results, blocks),
     }
 
 

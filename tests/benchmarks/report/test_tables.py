@@ -59,7 +59,7 @@ def test_tables_compile_when_nothing_is_computed(tmp_path, monkeypatch):
     pages = {"simulated.md", "simulated/cost.md", "simulated/probe.md", "simulated/direct.md"}
     assert names == pages | {
         "simulated.html",
-        "simulated/cells.csv", "simulated/made.json", "simulated/probe.csv", "simulated/direct.csv",
+        "simulated/cells.csv", "simulated/breakdown.csv", "simulated/made.json", "simulated/probe.csv", "simulated/direct.csv",
         "simulated/probe.tex", "simulated/direct.tex",
         "simulated/figures/probe.png", "simulated/figures/direct.png",
     }  # fmt: skip
