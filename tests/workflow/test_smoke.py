@@ -14,6 +14,7 @@ from benchmarks.tasks.catalogue import tasks
 from mlip.methods import entries
 from mlip.paths import StudyPaths
 from tests.workflow.conftest import Run, snakemake
+from tests.workflow.recompute import recompute
 
 pytestmark = pytest.mark.study
 
@@ -127,3 +128,12 @@ def test_analyses_are_made_and_linked(smoke: Run) -> None:
             assert (paths.maps / f"{name}.{kind}").is_file() == wanted
             assert (f"maps/{name}.{kind}" in page) == wanted
     assert paths.false_negatives.is_file() and paths.false_negatives.name in page
+
+
+def test_every_cell_is_computed_again_by_other_peoples_code(smoke: Run) -> None:
+    cells = pd.read_csv(StudyPaths(smoke.study).cells)
+    again = recompute(resolve(smoke.study))
+    both = cells[cells["status"] == "ok"].merge(again, on=[c for c in again if c != "again"], how="left")
+    assert len(both) > 50 and both["again"].notna().all()
+    off = both[(both["value"] - both["again"]).abs() > 1.1e-6]  # cells.csv has six decimals
+    assert off.empty, off[["task", "metric", "fraction", "method", "value", "again"]].to_string()
