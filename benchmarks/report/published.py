@@ -10,7 +10,7 @@ fraction 0 means that nothing is trained.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from benchmarks.cells import KEY, Results
 from benchmarks.tasks.shared.task import MetricSpec
 from mlip.errors import UserError
 from mlip.paths import ROOT
+from mlip.study import Study, parse_study
 
 if TYPE_CHECKING:
     from benchmarks.plan import Plan
@@ -71,7 +72,7 @@ def read_published(folder: Path = FOLDER) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def compare(plan: Plan, cells: pd.DataFrame) -> pd.DataFrame:
+def compare(plan: Plan, cells: pd.DataFrame, table: pd.DataFrame | None = None) -> pd.DataFrame:
     """Each published number that has a row in this study, beside ours.
 
     A published row belongs to a method of the same id with its default components and parameters, and the same encoder
@@ -86,7 +87,7 @@ def compare(plan: Plan, cells: pd.DataFrame) -> pd.DataFrame:
     """
     index: Any = cells.set_index([*KEY, "method"])
     records = []
-    rows: Any = read_published().itertuples()
+    rows: Any = (read_published() if table is None else table).itertuples()
     for row in rows:
         names = our_rows(plan, str(row.method), str(row.encoder))
         for block in plan.blocks:
@@ -151,6 +152,43 @@ def matching_title(specs: Sequence[MetricSpec], key: str) -> str:
     return next((spec.title for spec in fits), "")
 
 
+def against_papers(
+    made: dict[str, Any], cells: pd.DataFrame, folder: Path, plan_of: Callable[[Study], Plan]
+) -> pd.DataFrame:
+    """:func:`compare` for a folder ``results/<study>``: what its ``made.json`` holds, its cells, and a folder of published tables.
+
+    ``plan_of`` resolves a study without looking at its data.
+
+    Raises
+    ------
+    UserError : the study's data are not those of the papers, or this checkout no longer has one of its methods, tasks or data
+        sets' readers.
+    """
+    raw = made["study"]
+    known = {
+        name: {**config, "root": name} for name, config in raw["datasets"].items()
+    }  # where the films lay is not kept
+    study = parse_study({**raw, "datasets": known}, where=raw["study"])
+    if not study.published:
+        raise UserError(
+            "its data are not those that papers report on", where=study.study, fix="set `published: true` if they are"
+        )
+    return compare(plan_of(study), cells, read_published(folder))
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder holds published tables (and not a run's results)."""
+    return folder.is_dir() and not (folder / "cells.csv").exists() and any(folder.glob("*.csv"))
+
+
+def papers_page(table: pd.DataFrame, folder: Path) -> str:
+    """The comparison of a folder with papers as Markdown."""
+    counts = table["verdict"].value_counts()
+    said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items()) or "none belongs to a row of this study"
+    parts = [f"# {folder} against published values", f"- Published cells: {said}."]
+    return "\n\n".join([*parts, *([printed(table)] if len(table) else [])]) + "\n"
+
+
 def section(plan: Plan, results: Results, task: str) -> str:
     """The part of a page that speaks of published values: the comparison, or why there is none."""
     if not plan.study.published:
@@ -159,6 +197,11 @@ def section(plan: Plan, results: Results, task: str) -> str:
     rows: Any = table[table["task"] == task]
     if rows.empty:
         return f"{HEAD}\n\nNo published value with a verified source belongs to a row of this study."
+    return f"{HEAD}\n\n{printed(rows)}"
+
+
+def printed(rows: pd.DataFrame) -> str:
+    """Rows of :func:`compare` as Markdown, with what the verdicts mean."""
     lines = [
         [f"{r.dataset} {r.metric} {r.fraction or ''}".strip(), r.published, r.method, r.protocol, f"{r.reported:.1f}",
          f"{r.ours:.1f} [{r.ci_low:.1f}, {r.ci_high:.1f}]" if r.ours == r.ours else "",
@@ -172,4 +215,4 @@ def section(plan: Plan, results: Results, task: str) -> str:
         "value; ours higher, ours lower: all of it lies beyond that; other test films: the study's split is not the source's, so nothing "
         "is said. A reported value is taken as exact, as its papers print no interval. Tags: docs/tables.md."
     )
-    return f"{HEAD}\n\n{text}\n\n{legend}"
+    return f"{text}\n\n{legend}"

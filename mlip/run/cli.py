@@ -284,23 +284,33 @@ def claims(
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="results/<study> of one run, e.g. the committed one")],
-    second: Annotated[Path, typer.Argument(help="the same of another run")],
+    second: Annotated[
+        Path, typer.Argument(help="the same of another run; or benchmarks/published, for what papers report")
+    ],
     out: Annotated[Path | None, typer.Option(help="write the page here; without: print it")] = None,
 ) -> None:
-    """Whether a second run reproduces a first, cell by cell. Exit 0 if it does, 1 if not."""
+    """Whether a second run reproduces a first, or a run what papers report, cell by cell. Exit 0 if it does, 1 if not."""
     from benchmarks.report.compare import Run
     from benchmarks.report.compare import compare as examine
     from benchmarks.report.compare import page as written
+    from benchmarks.report.published import against_papers, is_published, papers_page
 
-    a, b = Run.read(first), Run.read(second)
-    found = examine(a, b)
-    text = written(a, b, found)
+    a = Run.read(first)
+    if is_published(second):
+        from benchmarks.plan import resolve
+
+        table = against_papers(a.made, a.cells, second, lambda study: resolve(study, look=False))
+        text, reproduces = papers_page(table, first), not table["verdict"].str.fullmatch("ours (higher|lower)").any()
+    else:
+        b = Run.read(second)
+        found = examine(a, b)
+        text, reproduces = written(a, b, found), found.reproduces
     if out:
         out.write_text(text, encoding="utf-8")
         typer.echo("\n".join(text.splitlines()[2:8]))
     else:
         typer.echo(text)
-    raise typer.Exit(0 if found.reproduces else 1)
+    raise typer.Exit(0 if reproduces else 1)
 
 
 @app.command()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from benchmarks.cells import compute
 from benchmarks.report import published
+from benchmarks.report.build import build_tables
 from benchmarks.report.published import COLUMNS, compare, equivalence, matching_title, read_published, section
 from benchmarks.tasks.shared.task import MetricSpec
 from mlip.errors import UserError
+from mlip.run.cli import app
 from tests.benchmarks.simulated import make_world
 
 
@@ -158,3 +162,34 @@ def test_published_dice_and_map_are_compared_with_the_same_definition():
     assert matching_title([positives], "dice") == ""
     ap50, whole = MetricSpec("map", "AP50", {"ious": [0.5], "at": 0.5}), MetricSpec("map", "mAP", {"ious": [0.5]})
     assert matching_title([ap50, whole], "map") == "mAP"
+
+
+def test_a_results_folder_is_compared_with_papers(tmp_path, monkeypatch, tables):
+    real = {"reader": "rsna", "root": str(tmp_path / "raw"), "split": "official"}
+    world = make_world(
+        tmp_path, monkeypatch, published=True, datasets={"rsna": real, "siim": {**real, "reader": "siim"}}
+    )
+    world.fill(("probe",), ("rsna",))
+    write(tables)
+    monkeypatch.setattr("benchmarks.report.figures.draw", lambda *_: None)  # slow, and not looked at here
+    build_tables(world.plan)
+    cells = pd.read_csv(world.paths.cells)
+    place = (cells["method"] == "alpha") & (cells["dataset"] == "rsna") & (cells["fraction"] == 100)
+    alpha = cells[place & (cells["metric"] == "AUROC")].iloc[0]
+    monkeypatch.setattr(published, "read_published", read_published.__wrapped__)
+    (tables / "probe.csv").unlink()
+    write(tables, value=round(100 * alpha["ci_low"] - 3, 1))
+    write(tables, method="beta", title="Beta", dataset="siim")
+    args = ["compare", str(world.paths.results), str(tables)]
+    said = CliRunner().invoke(app, args)
+    assert (
+        said.exit_code == 1 and "1 ours higher, 1 pending" in said.output and "Alpha paper, Table 1 [P]" in said.output
+    )
+    (tables / "probe.csv").unlink()
+    write(tables, value=round(100 * alpha["value"], 1))
+    assert CliRunner().invoke(app, args).exit_code == 0
+    facts = json.loads((world.paths.results / "made.json").read_text(encoding="utf-8"))
+    facts["study"]["published"] = False
+    (world.paths.results / "made.json").write_text(json.dumps(facts), encoding="utf-8")
+    refused = CliRunner().invoke(app, args)
+    assert isinstance(refused.exception, UserError) and "not those that papers report on" in str(refused.exception)
