@@ -94,7 +94,7 @@ def _auroc(frame: pd.DataFrame, units: np.ndarray, args: dict[str, Any]) -> Stat
     """Macro AUROC. For each positive the share of negatives below it, ties counting one half."""
 
     def formula(sums: Sums) -> np.ndarray:
-        lost = np.einsum("ir,ir->r", sums.own, sums.above() + sums.fp()) / 2
+        lost = (sums.own * (sums.above() + sums.fp())).sum(axis=0, dtype=float) / 2
         return 1 - lost / (sums.n_positive * sums.n_negative)
 
     return _macro(frame, units, formula)
@@ -106,7 +106,7 @@ def _average_precision(frame: pd.DataFrame, units: np.ndarray, args: dict[str, A
     def formula(sums: Sums) -> np.ndarray:
         tp = sums.tp()
         precision = tp / np.maximum(tp + sums.fp(), 1e-12)
-        return np.einsum("ir,ir->r", sums.own, precision) / sums.n_positive
+        return (sums.own * precision).sum(axis=0, dtype=float) / sums.n_positive
 
     return _macro(frame, units, formula)
 

@@ -54,35 +54,33 @@ def mean(statistics: list[Statistic]) -> Statistic:
 class Ranked:
     """One label's images by descending score: what every threshold metric is made of.
 
-    For positive i, ``tp[i]`` and ``fp[i]`` count the positives and negatives with a score >= its own, and ``above[i]``
-    the negatives with a strictly higher score. Ties are thereby handled as one threshold.
+    The K distinct scores of positives are the thresholds at which anything changes, so the negatives enter as counts between
+    and at them, per patient (sparse matrices times the weights). Ties are thereby handled as one threshold.
     """
 
-    positives: np.ndarray  # units, by descending score
-    negatives: np.ndarray
-    tp: np.ndarray
-    fp: np.ndarray
-    above: np.ndarray
+    positives: sparse.csr_matrix  # [K, P] of each patient at each threshold, the highest first
+    between: sparse.csr_matrix  # [K + 1, P] negatives above threshold k and below the one before; last: below all
+    tied: sparse.csr_matrix  # [K, P] negatives at threshold k
 
     @classmethod
     def of(cls, y: np.ndarray, p: np.ndarray, units: np.ndarray) -> Ranked:
-        order = np.argsort(-p, kind="stable")
-        y, p, units = y[order], -p[order], units[order]  # p ascending now
-        pos, neg = p[y], p[~y]
-        return cls(
-            units[y], units[~y],
-            np.searchsorted(pos, pos, "right"), np.searchsorted(neg, pos, "right"), np.searchsorted(neg, pos, "left"),
-        )  # fmt: skip
+        thresholds = np.unique(p[y])  # ascending
+        count, size = len(thresholds), int(units.max()) + 1
+        low = np.searchsorted(thresholds, p, "left")
+        equal = np.searchsorted(thresholds, p, "right") > low
+        table = lambda rows, chosen, height: _counts(rows[chosen], units[chosen], (height, size))  # noqa: E731
+        at = count - 1 - low  # of scores that equal a threshold
+        return cls(table(at, y, count), table(count - low, ~y & ~equal, count + 1), table(at, ~y & equal, count))
 
     def statistic(self, formula: Callable[[Sums], np.ndarray]) -> Statistic:
         """``formula`` in blocks of resamples; NaN where a class was not drawn."""
-        step = max(1, BLOCK // (len(self.positives) + len(self.negatives)))
+        thresholds, size = self.positives.shape
+        step = max(1, BLOCK // max(thresholds + 1, size))
 
         def run(weights: np.ndarray) -> np.ndarray:
             out = np.full(weights.shape[1], np.nan)
             for start in range(0, weights.shape[1], step):
-                part = weights[:, start : start + step]
-                sums = Sums(self, part[self.positives], running(part[self.negatives]))
+                sums = Sums(self, np.ascontiguousarray(weights[:size, start : start + step]))
                 with np.errstate(invalid="ignore", divide="ignore"):
                     values = formula(sums)
                 both = (sums.n_positive > 0) & (sums.n_negative > 0)
@@ -92,35 +90,33 @@ class Ranked:
         return run
 
 
-class Sums:
-    """Weighted counts of one label in a block of resamples, at the threshold of each positive."""
+def _counts(rows: np.ndarray, units: np.ndarray, shape: tuple[int, int]) -> sparse.csr_matrix:
+    return sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, units)), shape=shape)
 
-    def __init__(self, ranked: Ranked, own: np.ndarray, negatives: np.ndarray) -> None:
-        self.ranked, self.negatives = ranked, negatives  # negatives: running sums [n- + 1, R] from 0
-        self.own = own  # [n+, R] weights of the positives
-        self.n_positive = own.sum(axis=0, dtype=float)  # [R]
-        self.n_negative = negatives[-1].astype(float)  # [R]
+
+class Sums:
+    """Weighted counts of one label in a block of resamples, at the threshold of each distinct score of positives."""
+
+    def __init__(self, ranked: Ranked, weights: np.ndarray) -> None:
+        self.own = ranked.positives @ weights  # [K, R] positives at the threshold
+        self._tied = ranked.tied @ weights
+        passed = np.cumsum(ranked.between @ weights, axis=0)  # [K + 1, R] without the tied ones
+        self._above = passed[:-1]
+        self._above[1:] += np.cumsum(self._tied[:-1], axis=0)
+        self.n_positive = self.own.sum(axis=0, dtype=float)  # [R]
+        self.n_negative = passed[-1].astype(float) + self._tied.sum(axis=0, dtype=float)  # [R]
 
     def tp(self) -> np.ndarray:
-        """[n+, R] positives at or above each positive's score."""
-        return running(self.own)[self.ranked.tp]
+        """[K, R] positives at or above each threshold."""
+        return np.cumsum(self.own, axis=0)
 
     def fp(self) -> np.ndarray:
-        """[n+, R] negatives at or above each positive's score."""
-        return self.negatives[self.ranked.fp]
+        """[K, R] negatives at or above each threshold."""
+        return self._above + self._tied
 
     def above(self) -> np.ndarray:
-        """[n+, R] negatives strictly above each positive's score."""
-        return self.negatives[self.ranked.above]
-
-
-def running(weights: np.ndarray) -> np.ndarray:
-    """[n, R] -> running sums [n + 1, R] that start at 0."""
-    out = np.empty((weights.shape[0] + 1, weights.shape[1]), dtype=weights.dtype)
-    out[0] = 0
-    for row in range(len(weights)):  # row by row is twice as fast as numpy's cumsum along the long axis
-        np.add(out[row], weights[row], out=out[row + 1])
-    return out
+        """[K, R] negatives strictly above each threshold."""
+        return self._above
 
 
 def category_ap(
