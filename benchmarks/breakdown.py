@@ -8,7 +8,7 @@ the worst of several is below the others by chance too, so the interval of one g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -46,70 +46,55 @@ class Row:
     seeded: bool
 
 
-def breakdown(
-    plan: Plan, block: Block, rows: list[Row], patients: pd.Index, weights: np.ndarray
-) -> list[dict[str, Any]]:
-    """Records with ``COLUMNS`` of one block. ``patients`` and ``weights [P, R]``: the resamples that the cells are made with."""
-    if not rows:
-        return []
+def breakdown(plan: Plan, block: Block, row: Row, patients: pd.Index, weights: np.ndarray) -> list[dict[str, Any]]:
+    """Records with ``COLUMNS`` of one row. ``patients`` and ``weights [P, R]``: the resamples that the cells are made with."""
     spec, fraction = block.specs[0], max(block.plan)
-    draws = block.plan[fraction]
-    drawn = bool(block.task.fraction_unit) and not (block.task.fraction_unit == "%" and fraction == 100)
-    place = {"task": block.task_name, "protocol": block.protocol_name, "dataset": block.dataset, "fraction": fraction}
-    first = rows[0].files[0]
-    frame = first.frame.take(first.groups[fraction, draws[0]])
+    draws, unit = block.plan[fraction], block.task.fraction_unit
+    drawn = bool(unit) and not (unit == "%" and fraction == 100)
+    first = row.files[0]
+    chosen = first.groups[fraction, draws[0]]
+    frame, owners = first.frame.take(chosen), first.patient[chosen]
     images = first.image_ids[frame["image_id"].to_numpy()]
-    found = []
+    metric, counts, every = METRICS[spec.key], positives(frame), frozenset(images)
+    found: list[dict[str, Any]] = []
 
-    def estimates(
-        metric: Metric, args: Mapping[str, Any], kept: frozenset[str] | None, label: str = "", of: Sequence[Row] = rows
-    ) -> dict[str, Estimate]:
-        part = _Part(metric, args, fraction, draws, kept, label)
-        return part.estimates(of, patients, weights, drawn)
+    def estimate(kept: frozenset[str] | None, label: str = "", measure: Metric = metric) -> Estimate | None:
+        part = _Part(measure, spec.args if measure is metric else {}, fraction, draws, kept, label)
+        try:
+            return part.estimate(row, patients, weights, drawn)
+        except Undefined:
+            return None
 
-    def add(kind: str, group: str, title: str, of: Mapping[str, Estimate], tests: int, carried: int | None) -> None:
-        for name, one in of.items():
+    def add(
+        kind: str, group: str, one: Estimate | None, tests: int, carried: int | None, title: str = spec.title
+    ) -> None:
+        if one is not None:
             low, high = statistics.confidence(one, plan.study.statistics.level)
             found.append({
-                **place, "metric": title, "method": name, "kind": kind, "group": group, "value": one.value,
-                "ci_low": low, "ci_high": high, "n_test": tests, "positives": carried,
+                "task": block.task_name, "protocol": block.protocol_name, "dataset": block.dataset, "metric": title,
+                "fraction": fraction, "method": row.name, "kind": kind, "group": group, "value": one.value, "ci_low": low,
+                "ci_high": high, "n_test": tests, "positives": carried,
             })  # fmt: skip
 
-    metric = METRICS[spec.key]
     for label, kept in _labels(spec.key, frame, images):
-        counts = positives(frame)
         tests = len(kept) if kept is not None else frame.loc[frame["label"] == label, "image_id"].nunique()
-        add(
-            LABEL,
-            label,
-            spec.title,
-            estimates(metric, spec.args, kept, "" if kept else label),
-            tests,
-            counts.get(label),
-        )
-    for kind, groups in subgroups(plan, block.dataset, set(images)).items():
-        of_groups = {}
+        add(LABEL, label, estimate(kept, "" if kept else label), tests, counts.get(label))
+    for kind, groups in subgroups(plan, block.dataset, every).items():
+        of: dict[str, Estimate] = {}
         for group, kept in groups.items():
-            inside = frame[np.isin(images, list(kept))]
-            who = first.patient[first.groups[fraction, draws[0]]][np.isin(images, list(kept))]
-            if len(inside) and carriers(spec.key, inside, who, spec.args) >= CARRIERS:
-                of = estimates(metric, spec.args, kept)
-                counts = positives(inside)
-                add(kind, group, spec.title, of, len(kept), min(counts.values(), default=None))
-                of_groups[group] = of
-        if len(of_groups) > 1:
-            for row in rows:
-                values = {g: of[row.name].value for g, of in of_groups.items() if row.name in of}
-                if len(values) > 1:
-                    worst = min(values, key=values.__getitem__)
-                    rest = frozenset(set(images) - groups[worst])
-                    others = estimates(metric, spec.args, rest, of=[row])
-                    if row.name in others:
-                        gap = _less(of_groups[worst][row.name], others[row.name])
-                        add(f"{kind} {GAP}", worst, spec.title, {row.name: gap}, len(groups[worst]), None)
-    if {"y", "p"} <= set(frame.columns) and block.task.fraction_unit:
+            inside = np.isin(images, list(kept))
+            if inside.any() and carriers(spec.key, frame[inside], owners[inside], spec.args) >= CARRIERS:
+                one = estimate(kept)
+                add(kind, group, one, len(kept), min(positives(frame[inside]).values(), default=None))
+                of |= {group: one} if one is not None else {}
+        if len(of) > 1:
+            worst = min(of, key=lambda group: of[group].value)
+            others = estimate(every - groups[worst])
+            if others is not None:
+                add(f"{kind} {GAP}", worst, _less(of[worst], others), len(groups[worst]), None)
+    if {"y", "p"} <= set(frame.columns) and unit:
         for title, measure in CALIBRATION.items():
-            add(CALIBRATED, title, title, estimates(measure, {}, None), len(set(images)), None)
+            add(CALIBRATED, title, estimate(None, measure=measure), len(every), None, title)
     return found
 
 
@@ -136,18 +121,7 @@ class _Part:
     kept: frozenset[str] | None  # image ids, None: all
     label: str  # "": all
 
-    def estimates(
-        self, rows: Sequence[Row], patients: pd.Index, weights: np.ndarray, drawn: bool
-    ) -> dict[str, Estimate]:
-        found = {}
-        for row in rows:
-            try:
-                found[row.name] = self._estimate(row, patients, weights, drawn)
-            except Undefined:
-                continue
-        return found
-
-    def _estimate(self, row: Row, patients: pd.Index, weights: np.ndarray, drawn: bool) -> Estimate:
+    def estimate(self, row: Row, patients: pd.Index, weights: np.ndarray, drawn: bool) -> Estimate:
         shape = (len(row.files), len(self.draws))
         values, resampled, units = np.empty(shape), np.empty((*shape, weights.shape[1])), 0
         for s, file in enumerate(row.files):
@@ -177,7 +151,7 @@ def _less(a: Estimate, b: Estimate) -> Estimate:
     )  # fmt: skip
 
 
-def subgroups(plan: Plan, dataset: str, images: set[str]) -> dict[str, dict[str, frozenset[str]]]:
+def subgroups(plan: Plan, dataset: str, images: frozenset[str]) -> dict[str, dict[str, frozenset[str]]]:
     """Kind (view, sex, age) -> group -> ids of test images, where the store says it of them and there are two groups."""
     path = plan.paths.data(dataset) / "records.parquet"
     if not path.is_file():

@@ -140,9 +140,12 @@ def compute(plan: Plan) -> Results:
 
 @dataclass
 class _Evaluations:
-    """The predictions of one row, one file per seed; or why there are none."""
+    """The predictions of one row, one file per seed; or why there are none. The files are read again when they are needed, since
+    all rows of a large test set at once would fill the memory."""
 
-    files: list[Predictions] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+    images: frozenset[str] = frozenset()
+    patients: pd.Index = field(default_factory=lambda: pd.Index([]))  # in the order of the test set
     seconds: float = float("nan")
     status: str = "ok"
     reason: str = ""
@@ -151,9 +154,8 @@ class _Evaluations:
         self.status, self.reason = status, reason
         return self
 
-    @property
-    def images(self) -> frozenset[str]:
-        return self.files[0].images
+    def files(self) -> list[Predictions]:
+        return [Predictions.of(read_predictions(path)[0]) for path in self.paths]
 
 
 def _load(plan: Plan, block: Block, row: Row, older: dict[str, OlderCode]) -> _Evaluations:
@@ -162,7 +164,6 @@ def _load(plan: Plan, block: Block, row: Row, older: dict[str, OlderCode]) -> _E
         return found.stop("failed", row.fault)
     if row.entry is not None and (reason := block.task.skip_reason(row.entry, block.dataset)):
         return found.stop("skipped", reason)
-    needed = {"fraction", "draw"}.union(*(METRICS[spec.key].columns for spec in block.specs))
     seconds: list[float] = []
     missing: dict[str, list[int]] = {"stale": [], "pending": []}
     for seed in row.seeds:
@@ -182,22 +183,15 @@ def _load(plan: Plan, block: Block, row: Row, older: dict[str, OlderCode]) -> _E
             missing["stale"].append(seed)
             continue
         _note_older_code(plan, row, seed, meta, older)
-        if lacking := sorted(needed - set(frame.columns)):
-            return found.stop("failed", f"{which}predictions lack the columns {', '.join(lacking)}")
-        file = Predictions.of(frame)
-        for fraction, draws in block.plan.items():
-            at = fraction_name(block.task, fraction) or "this setting"
-            for draw in draws:
-                if (fraction, draw) not in file.groups:
-                    return found.stop("failed", f"{which}predictions lack draw {draw} at {at}: run again")
-                if not file.covers_all(file.groups[fraction, draw]):
-                    return found.stop(
-                        "failed", f"{which}predictions of draw {draw} at {at} lack test images: run again"
-                    )
-        found.files.append(file)
+        if why := _unusable(block, frame):
+            return found.stop("failed", which + why)
+        images = frozenset(frame["image_id"].unique())
+        if found.paths and images != found.images:
+            return found.stop("failed", "the seeds were evaluated on different test images: run again")
+        if not found.paths:
+            found.images, found.patients = images, pd.Index(frame["patient_id"].unique())
+        found.paths.append(path)
         seconds.append(float(meta.get("seconds", "nan")))
-    if len({file.images for file in found.files}) > 1:
-        return found.stop("failed", "the seeds were evaluated on different test images: run again")
     for status, why in (
         ("stale", "made by other code or another configuration: run again"),
         ("pending", "not computed yet"),
@@ -207,6 +201,23 @@ def _load(plan: Plan, block: Block, row: Row, older: dict[str, OlderCode]) -> _E
             return found.stop(status, why + some)
     found.seconds = float(np.mean(seconds))
     return found
+
+
+def _unusable(block: Block, frame: pd.DataFrame) -> str:
+    """Why no cell can be made of these predictions; "" where one can."""
+    needed = {"fraction", "draw"}.union(*(METRICS[spec.key].columns for spec in block.specs))
+    if lacking := sorted(needed - set(frame.columns)):
+        return f"predictions lack the columns {', '.join(lacking)}"
+    images = frame["image_id"].nunique()
+    covered = frame.groupby(["fraction", "draw"])["image_id"].nunique().to_dict()
+    for fraction, draws in block.plan.items():
+        at = fraction_name(block.task, fraction) or "this setting"
+        for draw in draws:
+            if (fraction, draw) not in covered:
+                return f"predictions lack draw {draw} at {at}: run again"
+            if covered[fraction, draw] < images:
+                return f"predictions of draw {draw} at {at} lack test images: run again"
+    return ""
 
 
 def _note_older_code(plan: Plan, row: Row, seed: int, meta: dict[str, Any], older: dict[str, OlderCode]) -> None:
@@ -231,49 +242,38 @@ def _compute_block(
                     "failed",
                     f"predictions are of {len(e.images)} test images that differ from the other rows' {len(reference)}: run again",
                 )
-    patients = pd.Index([])
-    weights = np.zeros((0, 0), dtype=np.float32)
+    ok = [row for row in block.rows if loaded[row.name].status == "ok"]
+    patients = (
+        loaded[ok[0].name].patients if ok else pd.Index([])
+    )  # not in the order of the ids, whose hashes differ by machine
     names = (study.seed, "bootstrap", block.dataset)  # tasks on one test set draw the same patients
-    replicates = study.statistics.bootstrap
-    for e in there:
-        if e.status == "ok":  # in the order of the test set, not of the ids, whose hashes differ between machines
-            patients = e.files[0].patients
-            weights = statistics.multiplicities(len(patients), replicates, generator(*names))
-            break
+    weights = statistics.multiplicities(len(patients), study.statistics.bootstrap, generator(*names))
+
+    made = [_Made(index, spec, fraction) for index, spec in enumerate(block.specs) for fraction in block.plan]
+    behind: list[dict[str, Any]] = []
+    for row in ok:
+        files = loaded[row.name].files()
+        for one in made:
+            one.add(block, row, files, patients, weights)
+        seeded = row.entry is not None and row.entry.manifest.seeded
+        behind += breakdown.breakdown(plan, block, breakdown.Row(row.name, files, seeded), patients, weights)
 
     records, columns = [], []
-    for index, spec in enumerate(block.specs):
-        for fraction, draws in block.plan.items():
-            estimates: dict[str, statistics.Estimate] = {}
-            reasons: dict[str, str] = {}
-            support = _Support()
-            for row in block.rows:
-                if loaded[row.name].status == "ok":
-                    try:
-                        estimates[row.name] = _evaluate(
-                            loaded[row.name], block, row, spec, fraction, draws, patients, weights, support
-                        )
-                    except Undefined as error:
-                        reasons[row.name] = f"{spec.title}: {error}"
-            lost = [r.name for r in block.rows if r.name not in estimates and loaded[r.name].status != "skipped"]
-            column = _column(study, block, spec, fraction, index == 0, estimates, lost, support)
-            columns.append(column)
-            for row in block.rows:
-                e = loaded[row.name]
-                undefined = e.status == "ok" and row.name not in estimates
-                records.append({
-                    "task": block.task_name, "protocol": block.protocol_name, "dataset": block.dataset, "metric": spec.title,
-                    "method": row.name, "seed_count": len(row.seeds), "draw_count": len(draws), "fraction": fraction,
-                    "n_test": len(reference) if e.status == "ok" else None,
-                    "status": "failed" if undefined else e.status, "reason": reasons[row.name] if undefined else e.reason,
-                    "seconds": e.seconds, **_numbers(column, row.name, study.statistics.level),
-                })  # fmt: skip
-    rows = [
-        breakdown.Row(row.name, loaded[row.name].files, row.entry is not None and row.entry.manifest.seeded)
-        for row in block.rows
-        if loaded[row.name].status == "ok"
-    ]
-    return records, columns, breakdown.breakdown(plan, block, rows, patients, weights)
+    for one in made:
+        lost = [r.name for r in block.rows if r.name not in one.estimates and loaded[r.name].status != "skipped"]
+        column = _column(study, block, one, lost)
+        columns.append(column)
+        for row in block.rows:
+            e = loaded[row.name]
+            undefined = row.name in one.reasons
+            records.append({
+                "task": block.task_name, "protocol": block.protocol_name, "dataset": block.dataset, "metric": one.spec.title,
+                "method": row.name, "seed_count": len(row.seeds), "draw_count": len(block.plan[one.fraction]), "fraction": one.fraction,
+                "n_test": len(reference) if e.status == "ok" else None,
+                "status": "failed" if undefined else e.status, "reason": one.reasons[row.name] if undefined else e.reason,
+                "seconds": e.seconds, **_numbers(column, row.name, study.statistics.level),
+            })  # fmt: skip
+    return records, columns, behind
 
 
 def _numbers(column: Column, row: str, level: float) -> dict[str, Any]:
@@ -294,65 +294,60 @@ def _numbers(column: Column, row: str, level: float) -> dict[str, Any]:
 
 
 @dataclass
-class _Support:
-    """What a column rests on; the same for every row, whose test images are the same."""
+class _Made:
+    """What a column is made of, row by row; the test images of all rows are the same."""
 
+    index: int
+    spec: MetricSpec
+    fraction: int
+    estimates: dict[str, statistics.Estimate] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)  # of rows whose metric is not defined
     positives: dict[str, int] = field(default_factory=dict)
     units: int = 0
     chance: float | None = None
     ended: list[bool] = field(default_factory=list)  # of each trained head: by itself, before the maximum
 
+    def add(self, block: Block, row: Row, files: list[Predictions], patients: pd.Index, weights: np.ndarray) -> None:
+        try:
+            self.estimates[row.name] = self._estimate(block, row, files, patients, weights)
+        except Undefined as error:
+            self.reasons[row.name] = f"{self.spec.title}: {error}"
 
-def _evaluate(
-    found: _Evaluations,
-    block: Block,
-    row: Row,
-    spec: MetricSpec,
-    fraction: int,
-    draws: list[int],
-    patients: pd.Index,
-    weights: np.ndarray,
-    support: _Support,
-) -> statistics.Estimate:
-    """The cell of a row, from the metric [S, D] and its resamples [S, D, R]."""
-    metric = METRICS[spec.key]
-    shape = (len(found.files), len(draws))
-    values, resampled = np.empty(shape), np.empty((*shape, weights.shape[1]))
-    for s, file in enumerate(found.files):
-        units = patients.get_indexer(file.patients)[file.patient]
-        for d, draw in enumerate(draws):
-            rows = file.groups[fraction, draw]
-            frame = file.frame.take(rows)
-            if "stopped" in frame and frame["iterations"].iloc[0] > 0:
-                support.ended.append(bool(frame["stopped"].iloc[0]))
-            values[s, d], resampled[s, d] = metric.resample(frame, units[rows], weights, spec.args)
-            if not support.units:
-                support.positives = positives(frame)
-                support.units = carriers(spec.key, frame, units[rows], spec.args)
-                support.chance = chance(spec.key, frame, spec.args)
-    seeded = row.entry is not None and row.entry.manifest.seeded
-    drawn = bool(block.task.fraction_unit) and not (block.task.fraction_unit == "%" and fraction == 100)
-    return statistics.estimate(values, resampled, support.units, seeded=seeded, drawn=drawn)
+    def _estimate(
+        self, block: Block, row: Row, files: list[Predictions], patients: pd.Index, weights: np.ndarray
+    ) -> statistics.Estimate:
+        """The cell of a row, from the metric [S, D] and its resamples [S, D, R]."""
+        metric, draws, args = METRICS[self.spec.key], block.plan[self.fraction], self.spec.args
+        shape = (len(files), len(draws))
+        values, resampled = np.empty(shape), np.empty((*shape, weights.shape[1]))
+        for s, file in enumerate(files):
+            units = patients.get_indexer(file.patients)[file.patient]
+            for d, draw in enumerate(draws):
+                rows = file.groups[self.fraction, draw]
+                frame = file.frame.take(rows)
+                if "stopped" in frame and frame["iterations"].iloc[0] > 0:
+                    self.ended.append(bool(frame["stopped"].iloc[0]))
+                values[s, d], resampled[s, d] = metric.resample(frame, units[rows], weights, args)
+                if not self.units:
+                    self.positives = positives(frame)
+                    self.units = carriers(self.spec.key, frame, units[rows], args)
+                    self.chance = chance(self.spec.key, frame, args)
+        seeded = row.entry is not None and row.entry.manifest.seeded
+        unit = block.task.fraction_unit
+        drawn = bool(unit) and not (unit == "%" and self.fraction == 100)
+        return statistics.estimate(values, resampled, self.units, seeded=seeded, drawn=drawn)
 
 
-def _column(
-    study: Study,
-    block: Block,
-    spec: MetricSpec,
-    fraction: int,
-    main: bool,
-    estimates: dict[str, statistics.Estimate],
-    lost: list[str],
-    support: _Support,
-) -> Column:
+def _column(study: Study, block: Block, made: _Made, lost: list[str]) -> Column:
     level = study.statistics.level
+    spec, fraction, estimates = made.spec, made.fraction, made.estimates
     methods = {r.name: estimates[r.name] for r in block.rows if not r.control and r.name in estimates}
     against = [r.name for r in block.rows if r.control]
     there = {name: estimates[name] for name in against if name in estimates}
     ranking = statistics.rank(methods, level)
     complete = not set(lost) & set(against)  # a control that failed may have been the best
     above = statistics.above_all(methods, there, level) if complete else {}
-    floor, floor_of = support.chance, "chance"
+    floor, floor_of = made.chance, "chance"
     if floor is None:
         empty = spec.args.get("empty") == "one_if_empty"
         reads = METRICS[spec.key].columns
@@ -362,10 +357,10 @@ def _column(
     total = np.nansum(parts)
     patients, by_draw, by_seed = (parts.sum(axis=0) / total if total > 0 else np.full(3, np.nan)).tolist()
     return Column(
-        block.task_name, block.protocol_name, block.dataset, spec.title, fraction, main, ranking,
+        block.task_name, block.protocol_name, block.dataset, spec.title, fraction, made.index == 0, ranking,
         _unranked(methods, fraction_name(block.task, fraction)) if not ranking.ranks else "",
-        above, floor, floor_of, support.positives, (patients, by_draw, by_seed), estimates,
-        (sum(support.ended), len(support.ended)),
+        above, floor, floor_of, made.positives, (patients, by_draw, by_seed), estimates,
+        (sum(made.ended), len(made.ended)),
     )  # fmt: skip
 
 

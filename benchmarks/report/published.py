@@ -200,13 +200,14 @@ def section(plan: Plan, results: Results, task: str) -> str:
     return f"{HEAD}\n\n{printed(rows)}"
 
 
-def printed(rows: pd.DataFrame) -> str:
-    """Rows of :func:`compare` as Markdown, with what the verdicts mean."""
+def printed(table: pd.DataFrame) -> str:
+    """What :func:`compare` gives as Markdown, with what the verdicts mean."""
+    rows: Any = table.itertuples()
     lines = [
         [f"{r.dataset} {r.metric} {r.fraction or ''}".strip(), r.published, r.method, r.protocol, f"{r.reported:.1f}",
          f"{r.ours:.1f} [{r.ci_low:.1f}, {r.ci_high:.1f}]" if r.ours == r.ours else "",
          f"{r.difference:+.1f}" if r.ours == r.ours else "", r.verdict, f"{r.source} [{r.tag}]"]
-        for r in rows.itertuples()
+        for r in rows
     ]  # fmt: skip
     columns = ["cell", "published as", "our row", "our protocol", "reported", "ours", "difference", "verdict", "source"]
     text = tabulate(lines, headers=columns, tablefmt="github", disable_numparse=True)

@@ -71,13 +71,9 @@ class Predictions:
     def of(cls, frame: pd.DataFrame) -> Predictions:
         image, images = pd.factorize(frame["image_id"])
         patient, patients = pd.factorize(frame["patient_id"])
-        coded = frame.drop(columns=["patient_id"]).assign(image_id=image)
-        if "label" in coded:
-            coded["label"] = pd.Categorical(coded["label"])
         keys: Any = frame.groupby(["fraction", "draw"]).indices.items()
         groups = {(int(fraction), int(draw)): np.asarray(rows) for (fraction, draw), rows in keys}
-        return cls(coded, groups, pd.Index(patients), patient, np.asarray(images, dtype=str))
-
-    def covers_all(self, rows: np.ndarray) -> bool:
-        """Whether these rows are of all images of the file."""
-        return len(np.unique(self.frame["image_id"].to_numpy()[rows])) == len(self.image_ids)
+        coded = frame.drop(columns=["patient_id", "fraction", "draw"]).assign(image_id=image.astype(np.int32))
+        if "label" in coded:
+            coded["label"] = pd.Categorical(coded["label"])
+        return cls(coded, groups, pd.Index(patients), patient.astype(np.int32), np.asarray(images, dtype=str))
