@@ -14,8 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Plan
 
 
 def best(actions: dict[str, Callable[[], object]], repeats: int = 3) -> dict[str, float]:
@@ -194,9 +198,84 @@ def gloria() -> str:
     return "gloria: B=48, 768-d, 19x19 patches; the ratios stand in the lines above"
 
 
+FULL_NIH = {"films": 25_596, "patients": 2_797, "labels": 14}  # the test part of the release
+
+
+def tables() -> str:
+    """Cells at the full size of NIH's test part: 8 methods, 3 seeds, 11 label draws; in processes of their own, for the memory."""
+    with tempfile.TemporaryDirectory() as name:
+        for part in ("write_nih", "compute_nih"):
+            arguments = [name, *(FULL_NIH.values() if part == "write_nih" else ())]
+            code = f"from benchmarks.speed import {part}; {part}(*{arguments!r})"
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip().splitlines()[-1]
+
+
+def _nih_plan(folder: str) -> Plan:
+    from benchmarks.plan import resolve
+    from mlip.paths import ROOT
+    from mlip.study import load_study, parse_study
+
+    raw = load_study(ROOT / "config" / "smoke.yaml").model_dump(mode="json")
+    methods = ["convirt", "gloria", "mgca", "cvpr24", "isbi24"]
+    again = {f"{name}-again": {"method": name, "seed": 10} for name in methods[:3]}
+    raw |= {
+        "work": folder, "results": folder, "twin": None, "analyses": [], "statistics": {"bootstrap": 1000},
+        "datasets": {"nih": {"reader": "nih", "root": folder}}, "methods": {"include": methods, "variants": again},
+        "pretrain": {**raw["pretrain"], "datasets": ["nih"], "seeds": [0, 1, 2]},
+        "tasks": {"linear_probe": {"datasets": ["nih"], "fractions": [1, 10, 100], "draws": 5}},
+    }  # fmt: skip
+    return resolve(parse_study(raw, where="speed"), look=False)
+
+
+def write_nih(folder: str, films: int, patients: int, labels: int) -> None:
+    """Predictions of this size: noise with some signal."""
+    import pandas as pd
+
+    from benchmarks.scores.predictions import write_predictions
+
+    plan, rng = _nih_plan(folder), np.random.default_rng(0)
+    who = np.sort(rng.integers(0, patients, films))
+    truth = rng.random((labels, films)) < 0.05
+    names = [f"label {k:02d}" for k in range(labels)]
+    for e in plan.evaluations:
+        parts = []
+        for fraction, draws in plan.blocks[0].plan.items():
+            for draw in draws:
+                score = rng.normal(size=truth.shape) + truth
+                part = {
+                    "image_id": np.tile(np.char.mod("%016d", np.arange(films)), labels),
+                    "patient_id": np.tile(np.char.mod("%016d", who), labels),
+                    "fraction": fraction, "draw": draw, "label": np.repeat(names, films),
+                    "y": truth.ravel().astype(np.int8), "p": (1 / (1 + np.exp(-score))).ravel().astype(np.float32),
+                }  # fmt: skip
+                parts.append(pd.DataFrame(part))
+        cell = (e.task, e.protocol, e.dataset, e.row, e.seed)
+        meta = {"seconds": 0.0, "fingerprint": plan.evaluation(*cell).key}
+        write_predictions(pd.concat(parts), plan.paths.predictions(*cell), meta)
+
+
+def compute_nih(folder: str) -> None:
+    """The cells of what :func:`write_nih` wrote; prints seconds and memory."""
+    import torch
+
+    from benchmarks.cells import compute
+    from mlip.pretraining.cost import peak_memory
+
+    plan = _nih_plan(folder)
+    started, used = time.perf_counter(), time.process_time()
+    cells = compute(plan).cells
+    seconds, used = time.perf_counter() - started, time.process_time() - used
+    memory = peak_memory(torch.device("cpu")) / 2**30
+    print(
+        f"tables: {int((cells['status'] == 'ok').sum())} cells of {int(cells['n_test'].max())} films, {len(plan.rows)} methods, 3 seeds, "
+        f"11 label draws, 1000 resamples: {seconds:.0f} s ({used:.0f} CPU s), at most {memory:.1f} GiB"
+    )
+
+
 def main() -> None:
     print(f"{os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}")
-    for part in (loader, store, transport, depthwise, films, gloria):
+    for part in (loader, store, transport, depthwise, films, gloria, tables):
         print(part(), flush=True)
 
 
