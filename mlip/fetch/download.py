@@ -20,7 +20,7 @@ from mlip.fetch.disk import need_room, writing
 from mlip.log import logger
 from mlip.study import Strict
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16  # bytes that a kill may lose
 TIMEOUT = (20.0, 60.0)  # seconds to connect, and between two pieces
 ATTEMPTS = 6  # in a row that bring nothing new
 BUSY = (408, 425, 429, 500, 502, 503, 504)

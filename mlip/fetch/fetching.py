@@ -10,7 +10,6 @@ from datetime import date
 from pathlib import Path
 
 import pooch
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from mlip.errors import UserError
@@ -19,6 +18,7 @@ from mlip.fetch.disk import need_room, writing
 from mlip.fetch.download import Resuming
 from mlip.fetch.lock import NAME, Accepted, Fetched, is_there, known_sha256, read_lock
 from mlip.fetch.unpack import unpack
+from mlip.log import console, logger
 
 WORKSHOP = ".fetch"  # parts, archives, and what is being unpacked; hidden files are passed over by the readers
 
@@ -31,7 +31,6 @@ def fetch(
     *,
     first: bool = False,
     keep_archives: bool = False,
-    console: Console | None = None,
 ) -> list[str]:
     """Load a data set into ``root``, in the layout of the reader ``name``.
 
@@ -50,7 +49,6 @@ def fetch(
     UserError : the licence is not accepted, there is no room, a file cannot be loaded or unpacked, or it is not the file
         that was loaded before: both checksums are named.
     """
-    console = console or Console(stderr=True)
     lock = read_lock(root, name)
     where = address_file(name)
     if first and not any(file.beyond_first for file in source.files):
@@ -64,9 +62,12 @@ def fetch(
     need_room(root, _needed(absent, root, keep_archives))
     with writing(root):
         (root / WORKSHOP).mkdir(parents=True, exist_ok=True)
-    with _alone(root), _bars(console) as progress:
+    with _alone(root), _bars() as progress:
+        lock.files = read_lock(root, name).files  # another process may have ended in the meantime
+        absent = [file for file in absent if not is_there(lock, file, root)]
         lock.write(root)
         for file in absent:
+            logger.info("%s: loading %s MB", file.name, f"{file.size / 1e6:,.1f}")
             load = Resuming(file, where, source.page, root / WORKSHOP / f"{file.name}.part", progress)
             lock.files[file.name] = _one(file, root, load, known[file.name], keep_archives)
             lock.write(root)
@@ -99,6 +100,7 @@ def _one(file: SourceFile, root: Path, load: Resuming, known: str | None, keep: 
         load.progress.update(task, total=sum(holds.values()), completed=sum(holds.values()))
         if not keep:
             loaded.unlink()
+    logger.info("%s: %s bytes, sha256 %s, %s files", file.name, f"{size:,}", found, f"{len(holds):,}")
     return Fetched(url=file.url, sha256=found, size=size, on=date.today(), holds=holds)
 
 
@@ -121,7 +123,7 @@ def _alone(root: Path) -> Iterator[None]:
         yield
 
 
-def _bars(console: Console) -> Progress:
+def _bars() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -129,4 +131,5 @@ def _bars(console: Console) -> Progress:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
         console=console,
+        disable=not console.is_terminal,
     )

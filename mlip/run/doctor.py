@@ -198,7 +198,10 @@ def _examine(study: Study, name: str, sample: int) -> DatasetHealth:
                     "nothing to do: the study writes it from virtual patients",
                 )
             else:
-                health.problem, health.next_step = f"{config.root} does not exist", how_to_obtain(reader, name)
+                health.problem, health.next_step = (
+                    f"{config.root} does not exist",
+                    how_to_obtain(reader, config.reader, name),
+                )
             return health
         health.state = "damaged"
         health.version = reader.verify(config.root, options)

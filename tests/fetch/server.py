@@ -25,6 +25,7 @@ class Served:
     kind: str = "application/octet-stream"
     shift: int = 0  # a range begins so much later than it was asked for
     redirect: str = ""
+    hangs: bool = False  # after a cut the connection stays open, and nothing more comes
 
 
 class Server:
@@ -34,6 +35,7 @@ class Server:
         self.files: dict[str, Served] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []  # path, headers
         self.sent: dict[str, int] = defaultdict(int)  # bytes of bodies by path
+        self.released = threading.Event()
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,6 +59,7 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.released.set()
         self._http.shutdown()
         self._http.server_close()
 
@@ -112,3 +115,6 @@ class Server:
             ask.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n" + (b"0\r\n\r\n" if cut is None else b""))
         else:
             ask.wfile.write(part)
+        if cut is not None and file.hangs:
+            ask.wfile.flush()
+            self.released.wait(60)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import random
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +24,7 @@ from mlip.data.records import Record
 from mlip.errors import UserError
 from mlip.fetch import addresses
 from mlip.run.cli import app
+from tests.conftest import ROOT
 from tests.fetch.archives import files_below, serve, tar
 from tests.fetch.server import Server
 
@@ -186,6 +192,33 @@ def test_archives_are_kept_where_that_is_asked_for(server: Server, folder: Path,
     asked = len(server.requests)
     good(run("iu_xray", tmp_path))  # what was kept is unpacked again
     assert len(server.requests) == asked
+
+
+def test_a_killed_process_is_continued_by_the_next(server: Server, folder: Path, tmp_path: Path) -> None:
+    serve("iu_xray", server, tmp_path, folder)
+    films = server.files["NLMCXR_png.tgz"]
+    films.body = tar(
+        {**files_below(tmp_path / "provider" / "NLMCXR_png"), "large.png": random.Random(0).randbytes(700_000)}
+    )
+    films.hangs, films.cuts = True, [len(films.body) // 2]
+    program = (
+        "import sys, pathlib; from mlip.fetch import addresses; addresses.FOLDER = pathlib.Path(sys.argv.pop(1)); "
+        "from mlip.run.cli import main; main()"
+    )
+    words = [sys.executable, "-c", program, str(folder), "fetch", "iu_xray", "--to", str(tmp_path / "data"), *YES]
+    part = tmp_path / "data" / "iu-xray" / ".fetch" / "NLMCXR_png.tgz.part"
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (part.is_file() and part.stat().st_size > 200_000) and time.monotonic() < deadline:
+        threading.Event().wait(0.05)  # time.sleep is switched off here
+    process.kill()
+    process.wait()
+    begun = part.stat().st_size
+    assert 200_000 < begun <= len(films.body) // 2
+    good(run("iu_xray", tmp_path))
+    assert server.ranges("NLMCXR_png.tgz") == ["", f"bytes={begun}-"]
+    assert server.ranges("NLMCXR_reports.tgz") == [""]
+    assert len(list((tmp_path / "data" / "iu-xray" / "NLMCXR_png").iterdir())) == 8
 
 
 def test_a_kill_between_loading_and_unpacking_loads_nothing_again(
