@@ -106,11 +106,16 @@ class Resuming:
                             f"broke off {failures} times at {reached:,} bytes ({_first_words(error)})",
                             "run the same command again: it goes on from there",
                         ) from None
-                    logger.warning("%s: %s; trying again", self.file.name, _first_words(error))
+                    logger.warning(
+                        "%s: stopped at %s bytes (%s); trying again",
+                        self.file.name,
+                        f"{reached:,}",
+                        _first_words(error),
+                    )
                     time.sleep(self.pause * 2 ** (failures - 1))
         os.replace(self.part, output_file)
         self._state.unlink(missing_ok=True)
-        self.progress.update(task, total=_size(Path(output_file)), completed=_size(Path(output_file)))
+        self.progress.remove_task(task)
 
     @property
     def _state(self) -> Path:
@@ -200,4 +205,4 @@ def _size(path: Path) -> int:
 
 
 def _first_words(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return str(error) if isinstance(error, _AgainError) else type(error).__name__

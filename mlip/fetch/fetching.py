@@ -97,7 +97,7 @@ def _one(file: SourceFile, root: Path, load: Resuming, known: str | None, keep: 
         task = load.progress.add_task(f"unpack {file.name}", total=file.unpack.size)
         scratch = workshop / f"{file.name}.unpacked"
         holds = unpack(loaded, file.unpack, root, scratch, lambda done: load.progress.advance(task, done))
-        load.progress.update(task, total=sum(holds.values()), completed=sum(holds.values()))
+        load.progress.remove_task(task)
         if not keep:
             loaded.unlink()
     logger.info("%s: %s bytes, sha256 %s, %s files", file.name, f"{size:,}", found, f"{len(holds):,}")
