@@ -159,8 +159,10 @@ class Resuming:
                 for chunk in response.raw.stream(CHUNK, decode_content=False):
                     out.write(chunk)
                     self.progress.advance(task, len(chunk))
-        if now.total is not None and _size(self.part) != now.total:
-            self._begin_anew(f"{_size(self.part):,} bytes came of {now.total:,}")
+        if now.total is not None and (came := _size(self.part)) != now.total:
+            if came > now.total:
+                self._begin_anew(f"{came:,} bytes came of {now.total:,}")
+            raise _AgainError(f"{came:,} bytes came of {now.total:,}")  # a server may give less than the rest
 
     def _begin_anew(self, why: str) -> None:
         self._state.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ class Served:
     endless: bool = False  # neither a length nor pieces
     kind: str = "application/octet-stream"
     shift: int = 0  # a range begins so much later than it was asked for
+    most: int = 10**9  # bytes that one range is given
     redirect: str = ""
     hangs: bool = False  # after a cut the connection stays open, and nothing more comes
 
@@ -86,6 +87,7 @@ class Server:
             ask.end_headers()
             return
         body = file.versions.pop(0) if file.versions else file.body
+        said = {"ETag": f'"{hash(body):x}"', "Last-Modified": f"day {hash(body) % 1000}"}
         start, asked = 0, re.fullmatch(r"bytes=(\d+)-", ask.headers.get("Range", ""))
         if asked and file.ranges:
             start = int(asked[1]) + file.shift
@@ -96,10 +98,10 @@ class Server:
                 ask.end_headers()
                 return
             ask.send_response(206)
-            ask.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            ask.send_header("Content-Range", f"bytes {start}-{min(len(body), start + file.most) - 1}/{len(body)}")
+            body = body[: start + file.most]
         else:
             ask.send_response(200)
-        said = {"ETag": f'"{hash(body):x}"', "Last-Modified": f"day {hash(body) % 1000}"}
         for name in file.validators:
             ask.send_header(name, said[name])
         ask.send_header("Content-Type", file.kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,23 @@ def test_progress_starts_the_count_of_attempts_again(server: Server, tmp_path: P
     assert load(server, tmp_path) == BODY
 
 
+def test_a_server_that_gives_less_than_the_rest_is_asked_for_more(server: Server, tmp_path: Path) -> None:
+    server.files["a.tgz"] = Served(BODY, cuts=[100_000], most=80_000)
+    assert load(server, tmp_path) == BODY
+    assert server.ranges("a.tgz") == ["", "bytes=100000-", "bytes=180000-", "bytes=260000-"]
+
+
+def test_the_size_that_the_server_tells_must_have_room(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["a.tgz"] = Served(LONGER)  # the address file says 300,000
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("mlip.fetch.disk.shutil.disk_usage", lambda path: usage._replace(free=310_000))
+    with pytest.raises(UserError, match="are needed"):
+        load(server, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_server_without_ranges_is_asked_for_the_whole(server: Server, tmp_path: Path) -> None:
     server.files["a.tgz"] = Served(BODY, cuts=[100_000, 200_000], ranges=False)
     assert load(server, tmp_path) == BODY
@@ -116,8 +134,8 @@ def test_a_part_that_was_whole_already_is_taken(server: Server, tmp_path: Path) 
 
 
 def test_a_part_of_another_address_is_no_beginning(server: Server, tmp_path: Path) -> None:
-    server.files["a.tgz"] = Served(BODY, cuts=[100_000] + [0] * ATTEMPTS)
-    server.files["b.tgz"] = Served(OTHER)
+    server.files["a.tgz"] = Served(BODY, cuts=[100_000] + [0] * ATTEMPTS, validators=())
+    server.files["b.tgz"] = Served(OTHER, validators=())
     with pytest.raises(UserError):
         load(server, tmp_path)
     assert load(server, tmp_path, "b.tgz") == OTHER
