@@ -60,9 +60,8 @@ def unpack(archive: Path, rules: Unpack, root: Path, scratch: Path, advance: Cal
                 missing.pop(match.re, None)
                 _write(tar, member, scratch / place)
                 advance(member.size)
-            while tar.fileobj is not None and tar.fileobj.read(
-                1 << 20
-            ):  # to its end, where the checksum of gzip stands
+            # To its end, where the checksum of gzip stands.
+            while tar.fileobj is not None and tar.fileobj.read(1 << 20):
                 pass
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
