@@ -18,6 +18,7 @@ from mlip import source_code
 from mlip.data.catalogue import resolve as resolve_reader
 from mlip.data.records import Reader
 from mlip.errors import UserError
+from mlip.fetch.addresses import names as fetchable
 from mlip.fingerprints import Fingerprint, Fingerprints, fingerprint_of_encoders
 from mlip.methods import Entry, entries
 from mlip.paths import StudyPaths
@@ -213,7 +214,9 @@ def look_at(study: Study, name: str, reader: Reader, options: Any) -> str:
     if generated(study, name):
         return ""
     if not config.root.is_dir():
-        raise UserError(f"the data set {name} is not there", where=config.root, fix=how_to_obtain(reader, name))
+        raise UserError(
+            f"the data set {name} is not there", where=config.root, fix=how_to_obtain(reader, config.reader, name)
+        )
     return reader.verify(config.root, options)
 
 
@@ -225,9 +228,12 @@ def generated(study: Study, name: str) -> bool:
     return any(d.twin is not None and d.root.resolve() == root for d in study.datasets.values())
 
 
-def how_to_obtain(reader: Reader, name: str) -> str:
+def how_to_obtain(reader: Reader, kind: str, name: str) -> str:
+    """What to do where the folder of a data set is not there; ``kind`` is its reader's name."""
+    fetched = f"`mlip fetch {kind}`, or " if kind in fetchable() else ""
     return (
-        f"obtain {reader.title} ({reader.access}) and set datasets.{name}.root to the folder that holds {reader.layout}"
+        f"{fetched}obtain {reader.title} ({reader.access}) and set datasets.{name}.root to the folder that holds "
+        f"{reader.layout}"
     )
 
 

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,9 +23,10 @@ from mlip.data.validation import has_report, validate_records
 from mlip.errors import UserError
 from mlip.methods import entries
 from mlip.seeding import generator
-from mlip.study import Study
+from mlip.study import Study, parse_study
 
 State = Literal["ready", "will be generated", "damaged", "missing"]
+_LOOK: dict[str, Any] = {"box": None, "pad_edge": False, "title_justify": "left", "header_style": "bold"}
 _COLOURS: dict[str, str] = {"ready": "green", "will be generated": "cyan", "damaged": "red", "missing": "red"}
 
 
@@ -88,28 +90,19 @@ def doctor(study: Study, sample: int = 1000) -> DoctorReport:
     return DoctorReport(study.study, datasets, *_tables(study, {d.name: d for d in datasets}))
 
 
+def examine_folder(reader: str, root: Path, sample: int = 1000) -> DatasetHealth:
+    """Examine one folder in the layout of a reader, without a study."""
+    encoders = {"cnn": {"name": "resnet"}, "vit": {"name": "vit"}, "text": {}}
+    raw = {"study": "folder", "title": "", "data_note": "", "datasets": {reader: {"reader": reader, "root": str(root)}}}
+    study = parse_study({**raw, "encoders": encoders, "pretrain": {"datasets": [reader]}, "tasks": {}}, where=root)
+    return _examine(study, reader, sample)
+
+
 def render(report: DoctorReport, console: Console | None = None) -> None:
     """Print for people: the data sets, which tables can be computed, and what to do next."""
     console = console or Console()
-    look: dict[str, Any] = {"box": None, "pad_edge": False, "title_justify": "left", "header_style": "bold"}
-    data = Table(title=f"Data of the study {report.study}", padding=(0, 1, 0, 0), **look)
-    for column in ("data set", "state", "version"):
-        data.add_column(column, no_wrap=True)
-    for column in ("films", "of", "patients"):
-        data.add_column(column, no_wrap=True, justify="right")
-    data.add_column("with", min_width=13)
-    data.add_column("decoded", no_wrap=True)
-    for d in report.datasets:
-        numbers = (d.counts.get("images"), d.complete.get("images"), d.counts.get("patients"))
-        held = ", ".join(f"{d.counts[kind]:,} {kind}" for kind in ("reports", "boxes", "masks") if d.counts.get(kind))
-        bad = d.missing + d.unreadable
-        sampled = f"{d.sampled:,} {f'but {bad}' if bad else 'good'}" if d.sampled else ""
-        shown = [f"{n:,}" if n is not None else "" for n in numbers]
-        data.add_row(d.name, Text(d.state, style=_COLOURS[d.state]), d.version, *shown, held, sampled)
-    console.print(data, "")
-    if any(d.complete for d in report.datasets):
-        console.print("`of`: the complete official release. Fewer films: a part of it, or virtual patients.\n")
-    tables = Table("task", "can be computed on", "cannot", title="Tables of the study", **look)
+    _render_data(report.datasets, f"Data of the study {report.study}", console)
+    tables = Table("task", "can be computed on", "cannot", title="Tables of the study", **_LOOK)
     for task in dict.fromkeys(t.task for t in report.tables):
         by_obstacle: dict[str, list[str]] = {}
         for reach in report.tables:
@@ -120,13 +113,44 @@ def render(report: DoctorReport, console: Console | None = None) -> None:
     console.print(tables, "")
     if report.problem:
         console.print(Text(report.problem, style="red"), soft_wrap=True)
-    for d in report.datasets:
+    _render_notes(report.datasets, console)
+    verdict = ("The study can run as configured.", "green") if report.ok else ("The study cannot run yet.", "red")
+    console.print(Text(*verdict))
+
+
+def render_folder(health: DatasetHealth, console: Console | None = None) -> None:
+    """Print what was found in one folder."""
+    console = console or Console()
+    _render_data([health], f"Data in {health.root}", console)
+    _render_notes([health], console)
+
+
+def _render_data(datasets: list[DatasetHealth], title: str, console: Console) -> None:
+    data = Table(title=title, padding=(0, 1, 0, 0), **_LOOK)
+    for column in ("data set", "state", "version"):
+        data.add_column(column, no_wrap=True)
+    for column in ("films", "of", "patients"):
+        data.add_column(column, no_wrap=True, justify="right")
+    data.add_column("with", min_width=13)
+    data.add_column("decoded", no_wrap=True)
+    for d in datasets:
+        numbers = (d.counts.get("images"), d.complete.get("images"), d.counts.get("patients"))
+        held = ", ".join(f"{d.counts[kind]:,} {kind}" for kind in ("reports", "boxes", "masks") if d.counts.get(kind))
+        bad = d.missing + d.unreadable
+        sampled = f"{d.sampled:,} {f'but {bad}' if bad else 'good'}" if d.sampled else ""
+        shown = [f"{n:,}" if n is not None else "" for n in numbers]
+        data.add_row(d.name, Text(d.state, style=_COLOURS[d.state]), d.version, *shown, held, sampled)
+    console.print(data, "")
+    if any(d.complete for d in datasets):
+        console.print("`of`: the complete official release. Fewer films: a part of it, or virtual patients.\n")
+
+
+def _render_notes(datasets: list[DatasetHealth], console: Console) -> None:
+    for d in datasets:
         for note in d.notes:
             console.print(Text(f"{d.name}: {note}"), soft_wrap=True)
         if d.problem or d.next_step:
             console.print(Text(f"{d.name}: {'; '.join(filter(None, (d.problem, d.next_step)))}"), soft_wrap=True)
-    verdict = ("The study can run as configured.", "green") if report.ok else ("The study cannot run yet.", "red")
-    console.print(Text(*verdict))
 
 
 def _tables(study: Study, health: dict[str, DatasetHealth]) -> tuple[list[Reach], str]:
@@ -174,7 +198,10 @@ def _examine(study: Study, name: str, sample: int) -> DatasetHealth:
                     "nothing to do: the study writes it from virtual patients",
                 )
             else:
-                health.problem, health.next_step = f"{config.root} does not exist", how_to_obtain(reader, name)
+                health.problem, health.next_step = (
+                    f"{config.root} does not exist",
+                    how_to_obtain(reader, config.reader, name),
+                )
             return health
         health.state = "damaged"
         health.version = reader.verify(config.root, options)

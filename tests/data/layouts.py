@@ -196,19 +196,24 @@ def write_nih(root: Path, images: int = 8) -> None:
     (root / "test_list.txt").write_text("\n".join(names[-2:]) + "\n", encoding="utf-8")
 
 
+IU_CODES = (("normal",), ("Cardiomegaly/mild", "Opacity/lung/base/left"), ("No Indexing",))
+
+
 def write_iu(root: Path, reports: int = 5) -> None:
-    """Every second report names two films. The films are colour files of equal channels, as the distributed ones are."""
+    """Every second report names two films, every third was not coded. The films are colour files of equal channels, as the distributed ones are."""
     for i in range(reports):
         names = [f"CXR{i + 1}_IM-{k + 1:04d}-1001" for k in range(1 + i % 2)]
         for k, name in enumerate(names):
             write_image(root / "NLMCXR_png" / f"{name}.png", np.stack([film(10 * i + k)] * 3, axis=-1))
         images = "".join(f'<parentImage id="{name}"/>' for name in names)
+        codes = "".join(f"<major>{code}</major>" for code in IU_CODES[i % 3])
         path = root / "ecgen-radiology" / f"{i + 1}.xml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(
             '<eCitation><Abstract><AbstractText Label="COMPARISON">None.</AbstractText>'
             f'<AbstractText Label="FINDINGS">Film number {i} is clear.</AbstractText>'
-            f'<AbstractText Label="IMPRESSION">{"Normal." if i % 2 else ""}</AbstractText></Abstract>{images}</eCitation>',
+            f'<AbstractText Label="IMPRESSION">{"Normal." if i % 2 else ""}</AbstractText></Abstract><MeSH>{codes}</MeSH>{images}'
+            "</eCitation>",
             encoding="utf-8",
         )
 

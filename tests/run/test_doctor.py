@@ -51,6 +51,7 @@ def test_missing_damaged_and_generated(tmp_path: Path) -> None:
     assert f"{films[2].name} is missing" in by_name["siim"].problem
     assert by_name["object_cxr"].state == "missing"
     assert "set datasets.object_cxr.root" in by_name["object_cxr"].next_step
+    assert "mlip fetch" not in by_name["object_cxr"].next_step
     assert [(t.task, t.dataset, t.obstacle) for t in report.tables] == [
         ("detection", "rsna", ""),
         ("detection", "object_cxr", "data missing"),
@@ -122,3 +123,10 @@ def test_precheck_fails_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "siim" / "train-rle.csv").write_text("ImageId\nx\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"train-rle\.csv: lacks the column 'EncodedPixels'"):
         resolve(study_of(tmp_path, {"siim": {}}))
+
+
+def test_what_can_be_fetched_is_said_where_it_is_missing(tmp_path: Path) -> None:
+    study = study_of(tmp_path, {"mine": {"reader": "iu_xray"}}, tasks={"retrieval": {"datasets": ["mine"]}})
+    assert doctor(study).datasets[0].next_step.startswith("`mlip fetch iu_xray`, or obtain")
+    with pytest.raises(UserError, match=r"mine: the data set mine is not there\. Fix: `mlip fetch iu_xray`, or"):
+        resolve(study)

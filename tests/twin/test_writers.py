@@ -260,6 +260,16 @@ def test_iu_xray(raw):
     assert {1, 2} <= {len(films) for films in of_report.values()}
     with Image.open(records[0].path) as image:
         assert image.mode == "RGB"
+    # What is coded was drawn, and nothing is coded of a film on which nothing was.
+    names = {"Pneumonia", "Consolidation", "Pleural Effusion", "Pneumothorax", "Cardiomegaly", "Edema", "Atelectasis"}
+    coded = 0
+    for r in records:
+        drawn = {f["finding"] for f in json.loads(truth.findings[f"NLMCXR_png/{r.path.name}"])}
+        present = {label for label in names if r.labels[label] == 1}
+        assert present <= drawn
+        assert (r.labels["No Finding"] == 1) == (not any(v for k, v in r.labels.items() if k != "No Finding"))
+        coded += len(present)
+    assert coded > 0.1 * len(records)
 
 
 def test_covid_chestxray(raw, anatomy_path, monkeypatch):

@@ -233,6 +233,19 @@ EDITS = [
     ),
     Edit("longer knowledge", keys(knowledge__epochs=6), {"knowledge"} | training("cvpr24")),
     Edit(
+        "a protocol's entry for a data set in no task",
+        text(
+            "benchmarks/protocols/linear_probe/strict.yaml",
+            "  iu_xray: {labels: [Atelectasis, ",
+            "  iu_xray: {labels: [",
+        ),
+        TABLES,
+    ),
+    Edit(
+        "an address of `mlip fetch`", text("mlip/fetch/sources/iu_xray.yaml", "size: 16000000", "size: 17000000"), set()
+    ),
+    Edit("the downloader", code("mlip/fetch/download.py"), set()),
+    Edit(
         "a probe's grid",
         text("benchmarks/protocols/linear_probe/strict.yaml", "folds: 3", "folds: 4"),
         evaluations("linear_probe") | TABLES,
