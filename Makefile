@@ -17,12 +17,13 @@ $(VENV)/.ready: requirements.lock pyproject.toml workflows/envs/install.sh
 	bash workflows/envs/install.sh $(BIN)/python
 	touch $@
 
-tables: env     ## run a study and write its leaderboards (STUDY=twin|open|iu|smoke|ablation|paper)
+tables: env     ## run a study and write its leaderboards (STUDY=twin|open|iu|smoke|ablation|efficiency|paper)
 	@bash workflows/run.sh $(STUDY) $(CORES)
 
-claims: env     ## what the studies say about the papers' claims (results/claims.md); runs twin and ablation first
+claims: env     ## what the studies say about the papers' claims (results/claims.md); runs twin, ablation and efficiency first
 	@bash workflows/run.sh twin $(CORES)
 	@bash workflows/run.sh ablation $(CORES)
+	@bash workflows/run.sh efficiency $(CORES)
 	$(BIN)/mlip claims
 
 test: env       ## the tests (a real run of the smoke study among them)

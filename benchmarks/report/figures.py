@@ -8,7 +8,8 @@ date and no version: the same cells give the same bytes on the same machine.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +48,20 @@ def draw(study: Study, results: Results, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in study.tasks:
         blocks = [b for b in results.blocks if b.task_name == name]
-        with mpl.rc_context(mpl.rcParamsDefault | SETTINGS):
-            figure = task_figure(results.cells, blocks)
-            heading = textwrap.fill(f"{blocks[0].task.title}. {study.note}", int(15 * figure.get_figwidth()))
-            figure.suptitle(heading, x=0.01, ha="left", fontsize=9)
-            figure.savefig(folder / file_name(name), dpi=130, metadata={"Software": None})
-            plt.close(figure)
+        write(
+            folder / file_name(name),
+            f"{blocks[0].task.title}. {study.note}",
+            partial(task_figure, results.cells, blocks),
+        )
+
+
+def write(path: Path, heading: str, make: Callable[[], Figure]) -> None:
+    """Make a figure in the project's style and write it under a heading."""
+    with mpl.rc_context(mpl.rcParamsDefault | SETTINGS):
+        figure = make()
+        figure.suptitle(textwrap.fill(heading, int(15 * figure.get_figwidth())), x=0.01, ha="left", fontsize=9)
+        figure.savefig(path, dpi=130, metadata={"Software": None})
+        plt.close(figure)
 
 
 def task_figure(cells: pd.DataFrame, blocks: list[Block]) -> Figure:

@@ -28,6 +28,8 @@ from mlip.study import Study, parse_study
 LABELS = ("Edema", "Pneumonia")
 QUALITY = {
     "alpha": 3.0,
+    "alpha-50": 2.0,
+    "alpha-other": 1.0,
     "beta": 3.0,
     "gamma": 1.0,
     "noise": 0.0,

@@ -27,7 +27,7 @@ def study(**encoders: dict[str, Any]) -> Study:
     return config.model_copy(update={"encoders": type(config.encoders).model_validate(raw)})
 
 
-@pytest.mark.parametrize("name", ["ablation", "open", "paper", "smoke", "twin"])
+@pytest.mark.parametrize("name", ["ablation", "efficiency", "open", "paper", "smoke", "twin"])
 def test_our_studies_pass_quickly_and_draw_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def downloads(*_: object, **__: object) -> None:
         raise AssertionError("the check asks a hub")

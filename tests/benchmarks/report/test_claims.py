@@ -114,7 +114,7 @@ def test_the_projects_claims_name_what_its_studies_have(tmp_path: Path) -> None:
     contrasts = sum(len(c.contrasts) for c in claims)
     text = (tmp_path / "claims.md").read_text(encoding="utf-8")
     assert f"Of {contrasts} contrasts: 0 {HOLDS}, 0 {NOT}, 0 {OPEN}, {contrasts} not computed." in text
-    assert set(plans) == {"twin", "ablation"}
+    assert set(plans) == {"twin", "ablation", "efficiency"}
 
 
 def test_false_negatives_are_read_from_their_page_if_it_is_todays(tmp_path, monkeypatch) -> None:

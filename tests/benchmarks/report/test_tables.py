@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.cells import compute
+from benchmarks.report import pairs
 from benchmarks.report.build import build_tables
 from benchmarks.report.words import letter
 from benchmarks.scores.predictions import read_predictions, write_predictions
@@ -301,3 +303,21 @@ def test_failures_are_printed_and_do_not_stop_the_tables(tmp_path, monkeypatch):
 
 def test_letters_go_on_after_z():
     assert [letter(k) for k in (0, 25, 26, 27, 701, 702)] == ["a", "z", "aa", "ab", "zz", "aaa"]
+
+
+def test_curves_over_the_share_of_the_pairs(tmp_path, monkeypatch):
+    half = {"method": "alpha", "pairs": 50, "title": "Alpha, half"}
+    changed = {"method": "alpha", "pairs": 25, "components": {"extra": False}}
+    world = make_world(tmp_path, monkeypatch, methods={"variants": {"alpha-50": half, "alpha-other": changed}})
+    world.fill()
+    results = compute(world.plan)
+    assert [[row.name for row in group] for group in pairs.curves(results)] == [["alpha-50", "alpha"]]
+    build_tables(world.plan)
+    text = world.paths.leaderboard.read_text(encoding="utf-8")
+    figure = world.paths.results / "figures" / "pairs.png"
+    assert "# Data efficiency" in text and "simulated/figures/pairs.png" in text
+    pixels = matplotlib.image.imread(figure)[..., :3]
+    assert (0x00, 0x72, 0xB2) in {tuple(c) for c in (pixels.reshape(-1, 3) * 255).round().astype(int)}
+    monkeypatch.setattr("benchmarks.report.pairs.curves", lambda _: [])
+    build_tables(world.plan)
+    assert not figure.exists() and "# Data efficiency" not in world.paths.leaderboard.read_text(encoding="utf-8")

@@ -1,0 +1,98 @@
+"""Data efficiency: values against the share of the pairs that a method was trained on, where a study has such rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks.cells import Column, Results, fraction_name
+from benchmarks.report.figures import GRID, PANEL, row_styles, write
+from benchmarks.report.words import row_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from benchmarks.plan import Row
+
+FILE = "pairs.png"
+COLUMNS = 3  # panels side by side
+
+
+def curves(results: Results) -> list[list[Row]]:
+    """Rows that are one method on several shares of the pairs, smallest share first; none in most studies."""
+    rows = {row.name: row for block in results.blocks for row in block.rows if row.entry is not None}
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows.values():
+        assert row.entry is not None
+        same = (row.entry.manifest.id, row.entry.encoder, repr(row.entry.components), repr(row.entry.params))
+        groups.setdefault(same, []).append(row)
+    found = [sorted(group, key=_share) for group in groups.values()]
+    return [group for group in found if len({_share(row) for row in group}) > 1]
+
+
+def draw(results: Results, folder: Path, note: str) -> None:
+    """Write ``pairs.png``, or remove an old one where the study has no such rows."""
+    groups = curves(results)
+    if not groups:
+        (folder / FILE).unlink(missing_ok=True)
+        return
+    write(folder / FILE, f"Data efficiency. {note}", lambda: _figure(results, groups))
+
+
+def section(results: Results, folder: str) -> list[str]:
+    """What the leaderboard says of it."""
+    if not curves(results):
+        return []
+    about = (
+        "The first metric of each task at the most labels, against the share of the training patients whose pairs were seen; as many steps "
+        "with every share. Tokenizer and validation pairs are those of all."
+    )
+    return ["# Data efficiency", about, f"![Data efficiency]({folder}/figures/{FILE})"]
+
+
+def _share(row: Row) -> int:
+    return row.entry.pairs if row.entry is not None else 100
+
+
+def _figure(results: Results, groups: list[list[Row]]) -> Figure:
+    tasks = {b.task_name: b for b in results.blocks}
+    main = [c for c in results.columns if c.main and c.fraction == max(tasks[c.task].plan)]
+    tall = -(-len(main) // COLUMNS)
+    wide = min(COLUMNS, len(main))
+    figure, axes = plt.subplots(
+        tall, wide, squeeze=False, layout="constrained", figsize=(PANEL[0] * wide + 1.9, PANEL[1] * tall + 0.5)
+    )
+    styles = row_styles([group[-1] for group in groups])
+    shares = sorted({_share(row) for group in groups for row in group})
+    for ax, column in zip(axes.flat, main, strict=False):
+        for group, shift in zip(groups, np.linspace(-0.12, 0.12, len(groups)), strict=True):
+            there = [row for row in group if row.name in column.estimates]
+            if there:
+                value, low, high = (
+                    100 * np.array(v) for v in zip(*(_numbers(results, column, r) for r in there), strict=True)
+                )
+                places = np.array([shares.index(_share(row)) for row in there]) + shift
+                ax.errorbar(
+                    places, value, yerr=np.maximum([value - low, high - value], 0), label=row_name(group[-1]), markersize=4.5,
+                    linewidth=1.3, elinewidth=0.9, capsize=1.5, **styles[group[-1].name],
+                )  # fmt: skip
+        labels = fraction_name(tasks[column.task].task, column.fraction)
+        ax.set_title(f"{column.dataset}: {column.metric} {labels}".strip(), loc="left")
+        ax.set_xticks(range(len(shares)), [f"{share} %" for share in shares])
+        ax.set_xlabel("training pairs")
+        ax.grid(axis="y", color=GRID, linewidth=0.7)
+        ax.set_axisbelow(True)
+    for ax in list(axes.flat)[len(main) :]:
+        ax.set_axis_off()
+    handles, names = axes.flat[0].get_legend_handles_labels()
+    if names:
+        figure.legend(handles, names, loc="outside right center", frameon=False)
+    return figure
+
+
+def _numbers(results: Results, column: Column, row: Row) -> tuple[float, float, float]:
+    cell: Any = results.by_column[column.key].loc[row.name]
+    return float(cell["value"]), float(cell["ci_low"]), float(cell["ci_high"])
