@@ -178,6 +178,13 @@ class Method(nn.Module, ABC):
         """
         return {}
 
+    def learnt(self) -> dict[str, Tensor]:
+        """Vectors on which trainings with other seeds should agree if they mean something (a weight over positions), by name.
+
+        ``results/<study>/parts.md`` holds their agreement against that of vectors in random order; mostly {}.
+        """
+        return {}
+
     def forget_knowledge(self) -> None:
         """Make all knowledge entities alike, in the method's buffers and weights, to see whether it uses them.
 

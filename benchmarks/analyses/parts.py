@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mlip.knowledge.entities import Knowledge
 
 ANALYSIS = "parts"
+ORDERS = 2000  # random orders that an agreement between trainings is held against
 BATCHES = 5  # of the training's size, in every one of which each pair is another
 FILM, ENTITIES, KNOWLEDGE = "another patient's film", "another report's entities", "all entities alike"
 
@@ -73,17 +74,19 @@ def write_page(plan: Plan, device: torch.device) -> None:
     from mlip.pretraining.checkpoints import load_method
 
     study, pairs = plan.study, held_out(plan.study)
-    table, said = [], []
+    table, said, agree = [], [], []
     for name in examined_rows(plan):
         entry = plan.rows[name]
         knowledge = Knowledge.load(plan.paths.knowledge) if entry.reads_knowledge else None
         size = recipe_of(entry, study).batch_size
         found: list[dict[tuple[str, str], np.ndarray]] = []
         told: list[dict[str, float]] = []
+        learnt: list[dict[str, np.ndarray]] = []
         for seed in study.pretrain.seeds:
             method = load_method(study, entry, seed).to(device)
             found.append(effects(plan, entry, method, knowledge, pairs, size))
             told.append(diagnostics(plan, method, knowledge, pairs, size))
+            learnt.append({key: vector.cpu().numpy() for key, vector in method.learnt().items()})
         level = study.statistics.level
         for term, what in found[0]:
             rise = Rise.of(np.stack([f[term, what] for f in found]), level)
@@ -91,8 +94,13 @@ def write_page(plan: Plan, device: torch.device) -> None:
         for key in told[0]:
             values = [t[key] for t in told]
             said.append([entry.title, key, ", ".join(f"{v:.3f}" for v in values)])
+        for key in learnt[0] if len(learnt) > 1 else ():
+            vectors = np.stack([vector[key] for vector in learnt])
+            agree.append(
+                [entry.title, key, *agreement(vectors, level, generator(study.seed, ANALYSIS, name, key)).cells()]
+            )
     plan.paths.results.mkdir(parents=True, exist_ok=True)
-    plan.paths.parts.write_text(_page(plan, pairs, table, said), encoding="utf-8")
+    plan.paths.parts.write_text(_page(plan, pairs, table, said, agree), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,34 @@ class Rise:
 
     def cells(self) -> list[str]:
         return [f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]", "inert" if self.inert else "used"]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Mean correlation of all pairs of trainings, and the band in which it lies when positions are in random order."""
+
+    value: float
+    low: float
+    high: float
+
+    def cells(self) -> list[str]:
+        said = "agree" if self.value > self.high else "not told from random order"
+        return [f"{self.value:+.2f}", f"[{self.low:+.2f}, {self.high:+.2f}]", said]
+
+
+def agreement(vectors: np.ndarray, level: float, rng: np.random.Generator) -> Agreement:
+    """Of [seeds, positions]: whether trainings learn the same. Permutation test (one position's place is as good as another's).
+
+    NaN where a training learnt nothing (all positions alike).
+    """
+
+    def mean_correlation(x: np.ndarray) -> float:
+        return float(np.corrcoef(x)[np.triu_indices(len(x), 1)].mean())
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shuffled = [mean_correlation(rng.permuted(vectors, axis=1)) for _ in range(ORDERS)]
+        low, high = np.quantile(shuffled, [(1 - level) / 2, (1 + level) / 2])
+        return Agreement(mean_correlation(vectors), float(low), float(high))
 
 
 def effects(
@@ -200,7 +236,7 @@ def _alike(method: Method) -> Iterator[None]:
         method.load_state_dict(kept)
 
 
-def _page(plan: Plan, pairs: HeldOut, table: list[list[str]], said: list[list[str]]) -> str:
+def _page(plan: Plan, pairs: HeldOut, table: list[list[str]], said: list[list[str]], agree: list[list[str]]) -> str:
     study = plan.study
     level = f"{100 * study.statistics.level:g} %"
     about = [
@@ -225,5 +261,16 @@ def _page(plan: Plan, pairs: HeldOut, table: list[list[str]], said: list[list[st
         parts += [
             "## What no loss shows",
             tabulate(said, headers=["row", "measure", "by seed"], tablefmt="github", disable_numparse=True),
+        ]
+    if agree:
+        parts += [
+            "## Do trainings with other seeds learn the same?",
+            f"Mean correlation of the trainings' vectors, pair by pair, and where {level} of it lies when their positions are in random order ({ORDERS:,} draws).",
+            tabulate(
+                agree,
+                headers=["row", "what is learnt", "correlation", "in random order", ""],
+                tablefmt="github",
+                disable_numparse=True,
+            ),
         ]
     return "\n\n".join(parts) + "\n"

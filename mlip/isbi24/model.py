@@ -198,6 +198,10 @@ class MLIPMaskedLocal(Method):
         return functional.normalize(self.head_p(self.image_encoder(images).grid), dim=-1) @ query
 
     @torch.no_grad()
+    def learnt(self) -> dict[str, Tensor]:
+        """phi [P]; {} without the integrity component."""
+        return {"phi over positions": self.integrity.phi.detach().clone()} if self.components["integrity"] else {}
+
     def phi_map(self) -> Tensor:
         """The learnt weight of each patch position in image order, [h, w].
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.analyses import parts
-from benchmarks.analyses.parts import ENTITIES, FILM, KNOWLEDGE, Rise
+from benchmarks.analyses.parts import ENTITIES, FILM, KNOWLEDGE, Rise, agreement
 from mlip.losses.contrastive import info_nce
 from mlip.run.contract.world import tiny_batch
 from tests.methods import build
@@ -57,3 +57,22 @@ def test_a_term_that_does_not_look_is_inert(monkeypatch: pytest.MonkeyPatch) -> 
     assert rises["seeing", FILM] > 0.1 and rises["seeing", ENTITIES] == rises["seeing", KNOWLEDGE] == 0
     assert rises["reading", FILM] == 0 and rises["reading", ENTITIES] > 0.1 and rises["reading", KNOWLEDGE] > 0.1
     torch.testing.assert_close(method.entities.table[batch.entities.clamp_min(0)].mean(dim=1), own_table)  # put back
+
+
+def test_trainings_that_learn_the_same_are_told_from_random_order() -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=16)
+    alike = agreement(shared + 0.7 * rng.normal(size=(3, 16)), 0.95, np.random.default_rng(1))
+    assert alike.value > alike.high and alike.cells()[-1] == "agree"
+    told = [agreement(rng.normal(size=(3, 16)), 0.95, np.random.default_rng(k)) for k in range(60)]
+    assert np.mean([a.value > a.high for a in told]) < 0.12, "noise is told from random order as often as it should"
+    assert agreement(np.ones((3, 16)), 0.95, rng).cells()[-1] != "agree"
+
+
+def test_isbi24_says_what_its_trainings_should_agree_on() -> None:
+    method = build("isbi24", "vit")
+    with torch.no_grad():
+        method.integrity.phi.copy_(torch.arange(len(method.integrity.phi)))
+    (phi,) = method.learnt().values()
+    assert phi.tolist() == list(range(len(phi)))
+    assert build("isbi24", "vit", components={"integrity": False}).learnt() == {}
