@@ -177,6 +177,8 @@ def _table(
         "patient_id": pa.array(hashed("patient", "patient_id"), text),
         "study_id": pa.array(hashed("study", "study_id"), text),
         "view": pa.array([records[i].view for i in keep], text),
+        "sex": pa.array([records[i].sex for i in keep], text),
+        "age": pa.array(np.array([records[i].age for i in keep], np.float32), pa.float32()),
         "official_split": pa.array([records[i].official_split for i in keep], text),
         "report": pa.array([records[i].report for i in keep], text),
     }

@@ -19,7 +19,7 @@ def readers() -> dict[str, Reader]:
 
 
 def resolve(study: Study, name: str) -> tuple[Reader, ReaderOptions]:
-    """The reader of a data set and its validated options.
+    """The reader of a data set, configured with its validated options, and these.
 
     Raises
     ------
@@ -38,9 +38,10 @@ def resolve(study: Study, name: str) -> tuple[Reader, ReaderOptions]:
         )
     reader = readers()[config.reader]
     try:
-        return reader, reader.Options.model_validate(config.options)
+        options = reader.Options.model_validate(config.options)
     except ValidationError as error:
         keys = ", ".join(reader.Options.model_fields) or "none"
         raise UserError(
             f"datasets.{name}.options: {describe(error)}", where=study.study, fix=f"its options are: {keys}"
         ) from None
+    return reader.configured(options), options

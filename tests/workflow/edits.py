@@ -9,7 +9,7 @@ from typing import Any
 
 ROWS = ("cvpr24", "isbi24", "random")
 TRAINED = ("cvpr24", "isbi24")
-SITES = ("mimic", "rsna", "siim", "covidx", "object_cxr", "chexpert", "nih", "iu_xray", "covid_chestxray")
+SITES = ("mimic", "rsna", "siim", "covidx", "object_cxr", "chexpert", "nih", "iu_xray", "covid_chestxray", "image_csv")
 # task -> its data set in the smoke study, and its controls
 TASKS = {
     "linear_probe": ("covidx", ("constant",)),
