@@ -78,9 +78,14 @@ def sample_levels(count: int, draw: int) -> np.ndarray:
 
 
 def from_lists(folder: Path, store: Store, study: Study) -> _Division:
-    """Division by ``train.txt``, ``val.txt`` (or ``valid.txt``), ``test.txt``: a line's first field names the image.
+    """Division by ``train.txt``, ``val.txt`` (or ``valid.txt``), ``test.txt``: a line, or else its first field, names the image.
 
-    Folder and suffix of the name are ignored, as published lists differ in them. Images in no list are used nowhere.
+    Where no image is called exactly so, folder and suffix of the name are ignored, as published lists differ in them. Images in
+    no list are used nowhere.
+
+    Raises
+    ------
+    UserError : there are no such lists, an image is in two of them, or a name fits several images.
     """
     need_folder(folder, fix="correct the folder after lists:")
     salt, name = read_salt(StudyPaths(study).salt), store.manifest["dataset"]
@@ -88,17 +93,30 @@ def from_lists(folder: Path, store: Store, study: Study) -> _Division:
     kind = f"{study.datasets[name].reader}/image"
     rows = {image: row for row, image in enumerate(store.records.image_id)}
     known: dict[str, int] = {}
+    stems: dict[str, set[int]] = {}
     for record in reader.records(study.datasets[name].root, options):
         row = rows.get(hash_id(kind, record.image_id, salt))
         if row is not None:
-            known[Path(record.image_id).stem] = row
+            known[record.image_id] = row
+            stems.setdefault(Path(record.image_id).stem, set()).add(row)
     part = np.full(len(store.records), "none", dtype=object)
     notes = []
     for file, value in (("train.txt", "train"), ("val.txt", "val"), ("valid.txt", "val"), ("test.txt", "test")):
-        names = [Path(words[0]).stem for line in read_lines(folder / file) if (words := line.replace(",", " ").split())]
-        found = [known[n] for n in names if n in known]
-        if len(found) < len(names):
-            notes.append(f"{len(names) - len(found)} of {len(names)} images of {file} are not in the store")
+        lines = [line for line in read_lines(folder / file) if line.replace(",", " ").split()]
+        found = []
+        for number, line in enumerate(lines, 1):
+            first = line.replace(",", " ").split()[0]
+            exact = known.get(line, known.get(first))
+            fitting = stems.get(Path(first).stem, set()) if exact is None else {exact}
+            if len(fitting) > 1:
+                raise UserError(
+                    f"entry {number} fits {len(fitting)} images of {name}",
+                    where=folder / file,
+                    fix="write the image's whole name",
+                )
+            found += fitting
+        if len(found) < len(lines):
+            notes.append(f"{len(lines) - len(found)} of {len(lines)} images of {file} are not in the store")
         if taken := int((part[found] != "none").sum()):
             raise UserError(
                 f"lists {taken} images that another list holds too", where=folder / file, fix="correct the lists"

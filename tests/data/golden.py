@@ -36,7 +36,9 @@ HOSPITALS = {
 }
 # Of the reader that reads nothing but what the study asks for, all that the smoke study asks for.
 OPTIONS: dict[str, dict[str, Any]] = {
-    name: config.options for name, config in load_study(ROOT / "config" / "smoke.yaml").datasets.items() if config.options
+    name: config.options
+    for name, config in load_study(ROOT / "config" / "smoke.yaml").datasets.items()
+    if config.options
 }
 FILMS, SIZE, SEED = 40, 64, 11
 GRID = 4  # cells per side of the coarse picture

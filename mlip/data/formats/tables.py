@@ -213,14 +213,14 @@ def _opened(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
 
 
 def present(path: Path, columns: Sequence[Column]) -> tuple[Column, ...]:
-    """Those of the columns that the table has.
+    """Those of the columns that the table has, in any case: :func:`read_table` refuses another spelling.
 
     Raises
     ------
     UserError : as :func:`header`.
     """
-    found = header(path)
-    return tuple(column for column in columns if column.name in found)
+    found = {name.casefold() for name in header(path)}
+    return tuple(column for column in columns if column.name.casefold() in found)
 
 
 def lines_of(path: Path) -> Iterator[int]:
