@@ -6,6 +6,7 @@ library call with the same seed makes the same division of the same data.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,16 +99,16 @@ def from_lists(folder: Path, store: Store, study: Study) -> _Division:
         row = rows.get(hash_id(kind, record.image_id, salt))
         if row is not None:
             known[record.image_id] = row
-            stems.setdefault(Path(record.image_id).stem, set()).add(row)
+            stems.setdefault(_stem(record.image_id), set()).add(row)
     part = np.full(len(store.records), "none", dtype=object)
     notes = []
     for file, value in (("train.txt", "train"), ("val.txt", "val"), ("valid.txt", "val"), ("test.txt", "test")):
         lines = [line for line in read_lines(folder / file) if line.replace(",", " ").split()]
-        found = []
+        found: list[int] = []
         for number, line in enumerate(lines, 1):
             first = line.replace(",", " ").split()[0]
             exact = known.get(line, known.get(first))
-            fitting = stems.get(Path(first).stem, set()) if exact is None else {exact}
+            fitting = stems.get(_stem(first), set()) if exact is None else {exact}
             if len(fitting) > 1:
                 raise UserError(
                     f"entry {number} fits {len(fitting)} images of {name}",
@@ -125,6 +126,11 @@ def from_lists(folder: Path, store: Store, study: Study) -> _Division:
     if not (part == "train").any() or not (part == "test").any():
         raise UserError("names no image of this data set in train.txt or test.txt", where=folder, fix="check the lists")
     return np.arange(len(part)), part, notes
+
+
+def _stem(name: str) -> str:
+    """Without folders and suffix; digits after a dot are a part of an identifier (a DICOM UID)."""
+    return re.sub(r"\.[A-Za-z][A-Za-z0-9]*$", "", name.rsplit("/", 1)[-1])
 
 
 def _simple(lineage: str, store: Store, parts: Mapping[str, Any]) -> _Division:
