@@ -85,7 +85,7 @@ class ZeroShotProtocol(Protocol):
                 raise UserError(
                     f"the prompt set {self.prompts!r} has no prompts for {finding!r}",
                     where=ROOT / "benchmarks" / "protocols" / "zero_shot" / f"{self.name}.yaml",
-                    fix="map the label under `categories`, or use another protocol",
+                    fix="map the label under `categories`, or give prompts of your own (docs/own-data.md)",
                 )
             chosen[label] = found
         return chosen
