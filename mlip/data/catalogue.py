@@ -45,3 +45,11 @@ def resolve(study: Study, name: str) -> tuple[Reader, ReaderOptions]:
             f"datasets.{name}.options: {describe(error)}", where=study.study, fix=f"its options are: {keys}"
         ) from None
     return reader.configured(options), options
+
+
+def namespace_of(study: Study, name: str) -> str:
+    """What a data set's identifiers are hashed with: its reader's name. Of films of one's own their folder too, since two
+    hospitals may number their patients alike; two data sets of one folder share their patients, which the audit must see.
+    """
+    config = study.datasets[name]
+    return f"{config.reader}:{config.root.resolve()}" if readers()[config.reader].own else config.reader

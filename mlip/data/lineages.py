@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from mlip.data.catalogue import resolve
+from mlip.data.catalogue import namespace_of, resolve
 from mlip.data.formats.files import need_folder, read_lines
 from mlip.data.privacy import hash_id, read_salt
 from mlip.data.store import Store
@@ -91,7 +91,7 @@ def from_lists(folder: Path, store: Store, study: Study) -> _Division:
     need_folder(folder, fix="correct the folder after lists:")
     salt, name = read_salt(StudyPaths(study).salt), store.manifest["dataset"]
     reader, options = resolve(study, name)
-    kind = f"{study.datasets[name].reader}/image"
+    kind = f"{namespace_of(study, name)}/image"
     rows = {image: row for row, image in enumerate(store.records.image_id)}
     known: dict[str, int] = {}
     stems: dict[str, set[int]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mlip.data.catalogue import resolve
+from mlip.data.catalogue import namespace_of, resolve
 from mlip.data.privacy import hash_id, read_salt
 from mlip.data.splits import part_rows, read_splits
 from mlip.data.store import open_store
@@ -36,9 +36,8 @@ def export_splits(study: Study, name: str, folder: Path) -> dict[str, int]:
     reader, options = resolve(study, name)
     config, store, splits = study.datasets[name], open_store(paths.data(name)), read_splits(paths.splits(name))
     salt = read_salt(paths.salt)
-    raw = {
-        hash_id(f"{config.reader}/image", r.image_id, salt): r.image_id for r in reader.records(config.root, options)
-    }
+    kind = f"{namespace_of(study, name)}/image"
+    raw = {hash_id(kind, r.image_id, salt): r.image_id for r in reader.records(config.root, options)}
     images = store.records.image_id.to_numpy()
     if unknown := sum(image not in raw for image in images):
         raise UserError(

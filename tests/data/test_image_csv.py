@@ -328,3 +328,18 @@ def test_a_changed_table_changes_the_store_and_a_lost_label_the_column(tmp_path:
     assert (before["label.Mass"][0], after["label.Mass"][0], after["view"][0]) == (0, 1, "LATERAL")
     fewer = options | {"findings": {"column": "Finding Labels", "names": ["Mass"], "others": "ignore"}}
     assert [c for c in built(study(tmp_path / "data", fewer)) if c.startswith("label.")] == ["label.Mass"]
+
+
+def test_patients_of_two_folders_are_two_and_of_one_folder_one(tmp_path: Path) -> None:
+    """Both hospitals call their first patient 0."""
+    for name in ("here", "there"):
+        chexpert_like(tmp_path / name)
+    configs = {name: {"reader": "image_csv", "options": CHEXPERT_LIKE} for name in ("here", "there")}
+    configs["again"] = configs["here"] | {"root": str(tmp_path / "here")}
+    at = study_of(tmp_path, configs, tasks={}, pretrain={"datasets": []})
+    for name in configs:
+        build_store(name, at, 1)
+    here, there, again = (
+        set(open_store(StudyPaths(at).data(name)).records.patient_id) for name in ("here", "there", "again")
+    )
+    assert here == again and not here & there
