@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from benchmarks.tasks.catalogue import read_protocol, tasks
-from benchmarks.tasks.shared.task import MetricSpec, Source, Task, with_budget
+from benchmarks.tasks.shared.task import MetricSpec, Source, Task, protocol_of
 from mlip import source_code
 from mlip.data.catalogue import resolve as resolve_reader
 from mlip.data.records import Reader
@@ -175,6 +175,7 @@ def resolve(study: Study, look: bool = True) -> Plan:
         for name, source in sources.items():
             look_at(study, name, source.reader, source.options)
     rows, broken = entries(study)
+    _check_corpus(study, rows)
     if look:
         _check_encoders(study, rows)
     blocks = [
@@ -200,7 +201,8 @@ def resolve(study: Study, look: bool = True) -> Plan:
 def check_block(study: Study, task: str, protocol: str, dataset: str) -> None:
     """Raise UserError where a task cannot be done under a protocol on a data set of the study."""
     check_names(study)
-    tasks()[task].check(with_budget(read_protocol(task, protocol), study.tasks[task]), source_of(study, dataset), study)
+    source = source_of(study, dataset)
+    tasks()[task].check(protocol_of(study, tasks()[task], read_protocol(task, protocol), source), source, study)
 
 
 def look_at(study: Study, name: str, reader: Reader, options: Any) -> str:
@@ -257,6 +259,17 @@ def source_of(study: Study, name: str) -> Source:
     return Source(name, study.datasets[name].reader, getattr(options, "subset", None) or "", reader, options)
 
 
+def _check_corpus(study: Study, rows: dict[str, Entry]) -> None:
+    """Raise UserError where a row learns from films and the study names none to learn from."""
+    needy = [name for name, entry in rows.items() if entry.manifest.trained or entry.calibrated]
+    if needy and not study.pretrain.datasets:
+        raise UserError(
+            f"pretrain.datasets is empty, and {', '.join(needy)} {'learns' if len(needy) == 1 else 'learn'} from films",
+            where=f"study {study.study}",
+            fix="name a data set there, or take these rows out of `methods`",
+        )
+
+
 def _check_encoders(study: Study, rows: dict[str, Entry]) -> None:
     """Building encoders imports torch and timm: what passed once is not built again to be checked."""
     kinds = sorted({entry.encoder for entry in rows.values()})
@@ -279,7 +292,7 @@ def _block(
     entries_: dict[str, Entry],
     broken: dict[str, str],
 ) -> Block:
-    protocol = with_budget(read_protocol(name, protocol_name), config)
+    protocol = protocol_of(study, task, read_protocol(name, protocol_name), source)
     task.check(protocol, source, study)
     plan: dict[int, list[int]] = {}
     for fraction, draw in task.plan(protocol, config):

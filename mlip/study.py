@@ -123,7 +123,7 @@ class PretrainConfig(Strict):
     ``epochs`` or ``batch_size`` null, the recipe's own value is used (the papers' schedules).
     """
 
-    datasets: list[str] = Field(min_length=1)
+    datasets: list[str] = Field(description="may be empty where no row learns from films")
     recipe: str = "small"
     epochs: int | None = None
     batch_size: int | None = None
@@ -153,6 +153,10 @@ class TaskConfig(Strict):
     protocols: list[str] = Field(default=["strict"], min_length=1)
     fractions: list[int] = Field(default=[1, 10, 100], description="percent of labels, or shots per class for few_shot")
     draws: int = Field(1, gt=0)
+    targets: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="by data set: what a protocol says of the data sets that it knows, for those that it does not",
+    )
     budget: dict[str, Any] = Field(
         default_factory=dict, description="protocol keys overridden by this study, printed with the table"
     )
@@ -268,6 +272,9 @@ class Study(Strict):
                 raise ValueError(
                     f"{where} names the data set {name!r}, which `datasets` does not define ({sorted(known)})"
                 )
+        for task, config in self.tasks.items():
+            if stray := sorted(set(config.targets) - set(config.datasets)):
+                raise ValueError(f"tasks.{task}.targets names {stray[0]!r}, which tasks.{task}.datasets does not")
         return self
 
 

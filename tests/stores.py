@@ -50,6 +50,8 @@ def write_store(
         "patient_id": pa.array(names(patients), text),
         "study_id": pa.array(names(studies), text),
         "view": pa.array(views or ["PA"] * count, text),
+        "sex": pa.array([""] * count, text),
+        "age": pa.array(np.full(count, np.nan, np.float32), pa.float32()),
         "official_split": pa.array([""] * count, text),
         "report": pa.array(reports or [""] * count, text),
         **{f"label.{name}": pa.array(np.asarray(y, np.float32), pa.float32()) for name, y in labels.items()},

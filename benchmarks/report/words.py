@@ -31,6 +31,8 @@ def describe(study: Study, blocks: Sequence[Block]) -> str:
     if config.budget:
         changed = ", ".join(f"`{key}` = {_plain(value)}" for key, value in config.budget.items())
         lines.append(f"- Budget of this study, overriding the protocol: {changed}")
+    for name, target in config.targets.items():
+        lines.append(f"- {name}, as this study says: {_plain(target)}")
     if block.task.fraction_unit:
         draws = ", ".join(f"{len(d)} at {fraction_name(block.task, f)}" for f, d in block.plan.items())
         lines.append(f"- Draws of the labels: {draws}")

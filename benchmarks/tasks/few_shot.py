@@ -8,10 +8,17 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from benchmarks.tasks.shared.classification import Cohort, Target, check_target, load_cohort, prevalence
+from benchmarks.tasks.shared.classification import (
+    ClassificationTask,
+    Cohort,
+    Target,
+    check_target,
+    load_cohort,
+    prevalence,
+)
 from benchmarks.tasks.shared.features import read_features
 from benchmarks.tasks.shared.probes import logistic_path, principal_axes, standardise
-from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Source, Task
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Source
 from mlip.data.splits import part_rows
 from mlip.errors import UserError
 from mlip.log import progress
@@ -55,7 +62,7 @@ def shots(job: EvalJob, cohort: Cohort, problem: str, k: int, draw: int) -> np.n
     return np.concatenate(chosen)
 
 
-class FewShot(Task):
+class FewShot(ClassificationTask):
     """Pooled features -> logistic regression on k shots per class; ``fraction`` holds k."""
 
     name: ClassVar[str] = "few_shot"
@@ -103,7 +110,7 @@ class FewShot(Task):
         return source.of(protocol.datasets).metrics()
 
     def check(self, protocol: FewShotProtocol, source: Source, study: Study) -> None:
-        check_target(self.name, protocol, source)
+        check_target(self.name, protocol, source, study)
 
 
 TASK = FewShot()

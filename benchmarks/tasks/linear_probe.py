@@ -9,6 +9,7 @@ import pandas as pd
 from pydantic import Field
 
 from benchmarks.tasks.shared.classification import (
+    ClassificationTask,
     Cohort,
     Target,
     check_target,
@@ -26,7 +27,7 @@ from benchmarks.tasks.shared.probes import (
     principal_axes,
     standardise,
 )
-from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Source, Task
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Source
 from mlip.data.splits import part_rows, train_rows
 from mlip.errors import UserError
 from mlip.log import progress
@@ -41,7 +42,7 @@ class LinearProbeProtocol(Protocol):
     datasets: dict[str, Target]
 
 
-class LinearProbe(Task):
+class LinearProbe(ClassificationTask):
     """Pooled features -> linear classifier. The encoder is never touched; the test part is only ever predicted."""
 
     name: ClassVar[str] = "linear_probe"
@@ -83,7 +84,7 @@ class LinearProbe(Task):
         return source.of(protocol.datasets).metrics()
 
     def check(self, protocol: LinearProbeProtocol, source: Source, study: Study) -> None:
-        check_target(self.name, protocol, source)
+        check_target(self.name, protocol, source, study)
 
 
 def _logistic(job: EvalJob, cohort: Cohort, features: np.ndarray, fraction: int, draw: int) -> list[pd.DataFrame]:

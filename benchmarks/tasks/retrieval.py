@@ -165,7 +165,14 @@ class Retrieval(Task):
         return [MetricSpec("recall_at", f"Recall@{k}", {"k": k}) for k in protocol.recall_at]
 
     def check(self, protocol: RetrievalProtocol, source: Source, study: Study) -> None:
-        if source.key(protocol.datasets) is None:
+        listed = source.reader.reports if source.reader.own else source.key(protocol.datasets) is not None
+        if not listed:
+            if source.reader.own:
+                raise UserError(
+                    f"tasks.retrieval: the options of {source.name} name no reports",
+                    where=f"study {study.study}",
+                    fix=f"set datasets.{source.name}.options.text or text_file, or take it out of the task",
+                )
             raise UserError(
                 f"does not list {source.kind!r}, the reader of {source.name}, among those with reports",
                 where=ROOT / "benchmarks" / "protocols" / self.name / f"{protocol.name}.yaml",

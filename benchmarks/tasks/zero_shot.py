@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from benchmarks.tasks.shared.classification import Cohort, Target, check_target, load_cohort
+from benchmarks.tasks.shared.classification import ClassificationTask, Cohort, Target, check_target, load_cohort
 from benchmarks.tasks.shared.features import encode_images
+from benchmarks.tasks.shared.prompt_file import read_prompts
 from benchmarks.tasks.shared.prompts import PROMPTS, Prompts, sample
-from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Source, Task
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Source
 from mlip.data.splits import part_rows
 from mlip.errors import UserError
 from mlip.paths import ROOT
@@ -22,6 +24,17 @@ class ZeroShotTarget(Target):
     """A target whose labels may go under another name in the prompt set."""
 
     categories: dict[str, str] = Field(default_factory=dict, description="label -> finding of the prompt set")
+    prompts: dict[str, Prompts] | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,  # what says nothing is no part of a fingerprint
+        description="by label, instead of the protocol's; in a study: a file of them",
+    )
+
+    @model_validator(mode="after")
+    def _each_has_prompts(self) -> ZeroShotTarget:
+        if self.prompts is not None and (lacking := [label for label in self.labels if label not in self.prompts]):
+            raise ValueError(f"prompts has none for {lacking[0]!r}")
+        return self
 
 
 class ZeroShotProtocol(Protocol):
@@ -60,6 +73,8 @@ class ZeroShotProtocol(Protocol):
         ------
         UserError : the set has no prompts for a label.
         """
+        if target.prompts is not None:
+            return {label: target.prompts[label] for label in target.labels}
         prompts = PROMPTS[self.prompts]
         known = sample(prompts.findings, self.sample, self.sample_seed) if self.sample else {}
         chosen = {}
@@ -70,7 +85,7 @@ class ZeroShotProtocol(Protocol):
                 raise UserError(
                     f"the prompt set {self.prompts!r} has no prompts for {finding!r}",
                     where=ROOT / "benchmarks" / "protocols" / "zero_shot" / f"{self.name}.yaml",
-                    fix="map the label under `categories`, or use another protocol",
+                    fix="map the label under `categories`, or give prompts of your own (docs/own-data.md)",
                 )
             chosen[label] = found
         return chosen
@@ -97,7 +112,7 @@ def probabilities(scores: np.ndarray, kind: str, zscore: bool) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-class ZeroShot(Task):
+class ZeroShot(ClassificationTask):
     """Test images scored by a method's joint image-text space."""
 
     name: ClassVar[str] = "zero_shot"
@@ -108,6 +123,11 @@ class ZeroShot(Task):
     fraction_unit: ClassVar[str] = ""
     scored_later: ClassVar[tuple[str, ...]] = ("also",)
     Protocol: ClassVar[type[Protocol]] = ZeroShotProtocol
+
+    def with_target(self, protocol: ZeroShotProtocol, source: Source, target: dict[str, Any]) -> Any:
+        if isinstance(file := target.get("prompts"), str):
+            target = {**target, "prompts": read_prompts(Path(file), target.get("labels", []), protocol.negatives)}
+        return super().with_target(protocol, source, target)
 
     def run(self, job: EvalJob) -> pd.DataFrame:
         """Rows ``image_id, patient_id, fraction (0), draw (0), label, y, p`` of the test part.
@@ -179,7 +199,7 @@ class ZeroShot(Task):
         return [*target.metrics(), *(protocol.also if target.kind == "binary" else [])]
 
     def check(self, protocol: ZeroShotProtocol, source: Source, study: Study) -> None:
-        check_target(self.name, protocol, source)
+        check_target(self.name, protocol, source, study)
         protocol.prompts_for(source.of(protocol.datasets))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mlip.data.catalogue import resolve
+from mlip.data.catalogue import namespace_of, resolve
 from mlip.data.decode import HELD, ROW_BYTES, DecodeJob, decode_all, drop_rows, prepare
 from mlip.data.privacy import hash_id, read_salt
 from mlip.data.records import Box, Reader, Record
@@ -68,7 +68,7 @@ def build_store(name: str, study: Study, workers: int, fingerprint: str = "", re
             where=listing,
             fix=f"repair them, or raise datasets.{name}.max_corrupt to go on without them",
         )
-    salt = read_salt(paths.salt)
+    salt, namespace = read_salt(paths.salt), namespace_of(study, name)
     keep = [i for i, row in enumerate(outcome) if "error" not in row]
     if not keep:
         raise UserError(f"no image of {name} can be used", where=listing, fix="download the data set again")
@@ -77,9 +77,7 @@ def build_store(name: str, study: Study, workers: int, fingerprint: str = "", re
     if failed or unknown:
         mask_rows = drop_rows(job, keep, mask_rows)
     sound = {i: sound_boxes(records[i].boxes, (outcome[i]["width"], outcome[i]["height"])) for i in keep}
-    table = _table(
-        reader, config.reader, records, outcome, {i: boxes for i, (boxes, _) in sound.items()}, mask_rows, salt
-    )
+    table = _table(reader, namespace, records, outcome, {i: boxes for i, (boxes, _) in sound.items()}, mask_rows, salt)
     findings = _findings(records, outcome, sound)
     manifest = {
         "dataset": name,
@@ -91,7 +89,7 @@ def build_store(name: str, study: Study, workers: int, fingerprint: str = "", re
         "size": study.image_size,
         "count": len(keep),
         "unreadable": [
-            {"image_id": hash_id(f"{config.reader}/image", records[i].image_id, salt), "reason": outcome[i]["error"]}
+            {"image_id": hash_id(f"{namespace}/image", records[i].image_id, salt), "reason": outcome[i]["error"]}
             for i in failed
         ],
         "labels": list(reader.labels),
@@ -177,6 +175,8 @@ def _table(
         "patient_id": pa.array(hashed("patient", "patient_id"), text),
         "study_id": pa.array(hashed("study", "study_id"), text),
         "view": pa.array([records[i].view for i in keep], text),
+        "sex": pa.array([records[i].sex for i in keep], text),
+        "age": pa.array(np.array([records[i].age for i in keep], np.float32), pa.float32()),
         "official_split": pa.array([records[i].official_split for i in keep], text),
         "report": pa.array([records[i].report for i in keep], text),
     }

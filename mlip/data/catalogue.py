@@ -19,7 +19,7 @@ def readers() -> dict[str, Reader]:
 
 
 def resolve(study: Study, name: str) -> tuple[Reader, ReaderOptions]:
-    """The reader of a data set and its validated options.
+    """The reader of a data set, configured with its validated options, and these.
 
     Raises
     ------
@@ -38,9 +38,18 @@ def resolve(study: Study, name: str) -> tuple[Reader, ReaderOptions]:
         )
     reader = readers()[config.reader]
     try:
-        return reader, reader.Options.model_validate(config.options)
+        options = reader.Options.model_validate(config.options)
     except ValidationError as error:
         keys = ", ".join(reader.Options.model_fields) or "none"
         raise UserError(
             f"datasets.{name}.options: {describe(error)}", where=study.study, fix=f"its options are: {keys}"
         ) from None
+    return reader.configured(options), options
+
+
+def namespace_of(study: Study, name: str) -> str:
+    """What a data set's identifiers are hashed with: its reader's name. Of films of one's own their folder too, since two
+    hospitals may number their patients alike; two data sets of one folder share their patients, which the audit must see.
+    """
+    config = study.datasets[name]
+    return f"{config.reader}:{config.root.resolve()}" if readers()[config.reader].own else config.reader

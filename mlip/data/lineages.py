@@ -6,6 +6,7 @@ library call with the same seed makes the same division of the same data.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from mlip.data.catalogue import resolve
+from mlip.data.catalogue import namespace_of, resolve
 from mlip.data.formats.files import need_folder, read_lines
 from mlip.data.privacy import hash_id, read_salt
 from mlip.data.store import Store
@@ -78,27 +79,45 @@ def sample_levels(count: int, draw: int) -> np.ndarray:
 
 
 def from_lists(folder: Path, store: Store, study: Study) -> _Division:
-    """Division by ``train.txt``, ``val.txt`` (or ``valid.txt``), ``test.txt``: a line's first field names the image.
+    """Division by ``train.txt``, ``val.txt`` (or ``valid.txt``), ``test.txt``: a line, or else its first field, names the image.
 
-    Folder and suffix of the name are ignored, as published lists differ in them. Images in no list are used nowhere.
+    Where no image is called exactly so, folder and suffix of the name are ignored, as published lists differ in them. Images in
+    no list are used nowhere.
+
+    Raises
+    ------
+    UserError : there are no such lists, an image is in two of them, or a name fits several images.
     """
     need_folder(folder, fix="correct the folder after lists:")
     salt, name = read_salt(StudyPaths(study).salt), store.manifest["dataset"]
     reader, options = resolve(study, name)
-    kind = f"{study.datasets[name].reader}/image"
+    kind = f"{namespace_of(study, name)}/image"
     rows = {image: row for row, image in enumerate(store.records.image_id)}
     known: dict[str, int] = {}
+    stems: dict[str, set[int]] = {}
     for record in reader.records(study.datasets[name].root, options):
         row = rows.get(hash_id(kind, record.image_id, salt))
         if row is not None:
-            known[Path(record.image_id).stem] = row
+            known[record.image_id] = row
+            stems.setdefault(_stem(record.image_id), set()).add(row)
     part = np.full(len(store.records), "none", dtype=object)
     notes = []
     for file, value in (("train.txt", "train"), ("val.txt", "val"), ("valid.txt", "val"), ("test.txt", "test")):
-        names = [Path(words[0]).stem for line in read_lines(folder / file) if (words := line.replace(",", " ").split())]
-        found = [known[n] for n in names if n in known]
-        if len(found) < len(names):
-            notes.append(f"{len(names) - len(found)} of {len(names)} images of {file} are not in the store")
+        lines = [line for line in read_lines(folder / file) if line.replace(",", " ").split()]
+        found: list[int] = []
+        for number, line in enumerate(lines, 1):
+            first = line.replace(",", " ").split()[0]
+            exact = known.get(line, known.get(first))
+            fitting = stems.get(_stem(first), set()) if exact is None else {exact}
+            if len(fitting) > 1:
+                raise UserError(
+                    f"entry {number} fits {len(fitting)} images of {name}",
+                    where=folder / file,
+                    fix="write the image's whole name",
+                )
+            found += fitting
+        if len(found) < len(lines):
+            notes.append(f"{len(lines) - len(found)} of {len(lines)} images of {file} are not in the store")
         if taken := int((part[found] != "none").sum()):
             raise UserError(
                 f"lists {taken} images that another list holds too", where=folder / file, fix="correct the lists"
@@ -107,6 +126,11 @@ def from_lists(folder: Path, store: Store, study: Study) -> _Division:
     if not (part == "train").any() or not (part == "test").any():
         raise UserError("names no image of this data set in train.txt or test.txt", where=folder, fix="check the lists")
     return np.arange(len(part)), part, notes
+
+
+def _stem(name: str) -> str:
+    """Without folders and suffix; digits after a dot are a part of an identifier (a DICOM UID)."""
+    return re.sub(r"\.[A-Za-z][A-Za-z0-9]*$", "", name.rsplit("/", 1)[-1])
 
 
 def _simple(lineage: str, store: Store, parts: Mapping[str, Any]) -> _Division:

@@ -39,6 +39,9 @@ class Record:
     boxes: tuple[Box, ...] = ()
     report: str = ""  # the report as written, or ""
     mask: Any = None  # what the reader's load_mask needs (RLE strings, a path); None: no mask known
+    sex: str = ""  # F, M, O (other) or "" where the data set does not say
+    age: float = float("nan")  # years at the time of the film, NaN where the data set does not say
+    boxes_listed: bool = True  # False: nobody looked for boxes, so a film without any is no true negative
 
 
 class ReaderOptions(BaseModel):
@@ -54,16 +57,24 @@ class Reader(ABC):
     A module ``mlip/data/readers/<name>.py`` that sets ``READER`` to an instance is found by its file name.
     """
 
-    title: ClassVar[str]
-    citation: ClassVar[str]  # the official citation
+    title: str
+    citation: str  # the official citation
     access: ClassVar[str]  # the official page where a person obtains the data
     layout: ClassVar[str]  # the files it expects, for docs and error messages
     versions: ClassVar[tuple[str, ...]]
-    uncertainty: ClassVar[str]  # what is done with uncertain labels
-    labels: ClassVar[tuple[str, ...]] = ()
-    box_categories: ClassVar[tuple[str, ...]] = ()
-    mask_name: ClassVar[str] = ""  # what the mask outlines, "" where there is none
+    uncertainty: str  # what is done with uncertain labels
+    labels: tuple[str, ...] = ()
+    box_categories: tuple[str, ...] = ()
+    mask_name: str = ""  # what the mask outlines, "" where there is none
+    black_masks_are_empty: bool = False  # a mask file without a pixel says that nothing is there, not that nobody drew
+    credentialed: ClassVar[bool] = False  # identifiers and reports may go to holders of the same agreement only
+    own: ClassVar[bool] = False  # what a film shows is said by the study's options, so no protocol can list the reader
+    reports: bool = False  # of an `own` reader: whether the options name reports
     Options: ClassVar[type[ReaderOptions]] = ReaderOptions
+
+    def configured(self, options: Any) -> Reader:
+        """The reader under these options: itself, or a copy where they decide on labels, categories or masks."""
+        return self
 
     @abstractmethod
     def check(self, root: Path, options: Any) -> str:

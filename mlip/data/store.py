@@ -58,7 +58,7 @@ def open_store(folder: Path) -> Store:
         raise UserError(f"is no complete image store ({error})", where=folder, fix="build it again") from None
     if not len(records) == len(images) == manifest["count"]:
         raise UserError("records and images differ in number", where=folder, fix="delete the folder and build it again")
-    if not {"boxes_known", "flat"} <= set(records):
+    if not {"boxes_known", "flat", "sex", "age"} <= set(records):
         raise UserError("was built by an older version", where=folder, fix="delete the folder and build it again")
     # Parquet's nested lists come back as arrays of arrays.
     boxes = [[[float(v) for v in box] for box in of_image] for of_image in records["boxes"]]

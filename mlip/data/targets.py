@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from mlip.data.formats.dicom import dicom_size
+from mlip.data.formats.dicom import dicom_size, is_dicom
 from mlip.data.formats.files import image_size
 from mlip.data.records import Box, Reader, Record
 from mlip.errors import UserError
@@ -78,9 +78,11 @@ def _within(box: Box, size: tuple[int, int] | None) -> Box | None:
 
 def boxes_known(reader: Reader, record: Record, sound: Sequence[Box]) -> bool:
     """Whether a film without a sound box can be a true negative: not where its table lists boxes, of which none is left, nor where
-    it is positive for a category of boxes. True of any film with a sound box.
+    it is positive for a category of boxes, nor where nobody looked for any. True of any film with a sound box.
     """
-    return bool(sound) or not (record.boxes or any(record.labels.get(c) == 1 for c in reader.box_categories))
+    return bool(sound) or not (
+        not record.boxes_listed or record.boxes or any(record.labels.get(c) == 1 for c in reader.box_categories)
+    )
 
 
 def judge_tables(records: Iterable[Record]) -> Counter[str]:
@@ -128,7 +130,7 @@ def film_size(record: Record) -> tuple[int, int]:
     ------
     UserError : the file is missing or cannot be read.
     """
-    return dicom_size(record.path) if record.path.suffix.lower() == ".dcm" else image_size(record.path)
+    return dicom_size(record.path) if is_dicom(record.path) else image_size(record.path)
 
 
 def sound_mask(reader: Reader, record: Record, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -145,4 +147,4 @@ def sound_mask(reader: Reader, record: Record, shape: tuple[int, ...]) -> np.nda
     if mask.shape != shape:
         sizes = "{1} x {0}, the film {3} x {2}".format(*mask.shape, *shape)
         raise UserError(f"the mask is {sizes} pixels", where=record.path, fix="use the mask that belongs to it")
-    return mask if mask.any() or not record.mask else None
+    return mask if mask.any() or not record.mask or reader.black_masks_are_empty else None

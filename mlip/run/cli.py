@@ -1,5 +1,5 @@
-"""The command line: ``mlip doctor``, ``mlip check``, ``mlip claims``, ``mlip audit``, ``mlip fetch``, ``mlip new-baseline``,
-``mlip check-baseline``, ``mlip run <stage>``. Imports are local: a command pays for its own libraries only.
+"""The command line: ``mlip doctor``, ``mlip check``, ``mlip claims``, ``mlip audit``, ``mlip fetch``, ``mlip splits``,
+``mlip new-baseline``, ``mlip check-baseline``, ``mlip run <stage>``. Imports are local: a command pays for its own libraries only.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ app = typer.Typer(
 run_app = typer.Typer(no_args_is_help=True, help="One stage of a study (what the Snakemake rules call).")
 app.add_typer(run_app, name="run")
 app.command()(fetch)
+splits_app = typer.Typer(no_args_is_help=True, help="Divisions to publish.")
+app.add_typer(splits_app, name="splits")
 
 StudyFile = Annotated[
     Path, typer.Option("--study", "-s", envvar="MLIP_STUDY", help="study file: config/*.yaml; a run sets the variable")
@@ -257,6 +259,24 @@ def _audit(study: Path) -> Plan:
     plan = _plan(study)
     perform(plan, "audit", (), plan.fingerprints.audit(), lambda: stage.run(plan))
     return plan
+
+
+@splits_app.command("export")
+def export_splits(
+    what: Annotated[str, typer.Argument(metavar="STUDY/DATASET", help="a study of config/ and a data set of it")],
+    out: Annotated[Path, typer.Option(help="a new folder, outside the results")],
+) -> None:
+    """Which image is in which part, under the data set's own identifiers; `split: lists:<folder>` reads it again."""
+    from mlip.data.catalogue import resolve
+    from mlip.data.publish import export_splits as export
+
+    name, _, dataset = what.rpartition("/")
+    study = load_study(name if name.endswith((".yaml", ".json")) else Path("config") / f"{name}.yaml")
+    counts = export(study, dataset, out)
+    if resolve(study, dataset)[0].credentialed:
+        warning = f"warning: {out} holds identifiers of data under an agreement, or of your own patients; see whether they may be published"
+        typer.echo(warning, err=True)
+    typer.echo(f"wrote {out}: {', '.join(f'{count} {part}' for part, count in counts.items())}")
 
 
 @app.command()

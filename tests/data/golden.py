@@ -16,7 +16,8 @@ import numpy as np
 
 from mlip.data.catalogue import readers
 from mlip.data.records import Reader, Record
-from mlip.study import TwinConfig
+from mlip.paths import ROOT
+from mlip.study import TwinConfig, load_study
 from mlip.twin.anatomy import build_anatomies
 from mlip.twin.catalogue import twin_writer
 
@@ -31,6 +32,13 @@ HOSPITALS = {
     "nih": "reference",
     "iu_xray": "reference",
     "covid_chestxray": "pandemic",
+    "image_csv": "portable",
+}
+# Of the reader that reads nothing but what the study asks for, all that the smoke study asks for.
+OPTIONS: dict[str, dict[str, Any]] = {
+    name: config.options
+    for name, config in load_study(ROOT / "config" / "smoke.yaml").datasets.items()
+    if config.options
 }
 FILMS, SIZE, SEED = 40, 64, 11
 GRID = 4  # cells per side of the coarse picture
@@ -48,8 +56,8 @@ def write_fixtures(folder: Path) -> None:
 
 def summary(name: str, root: Path) -> dict[str, Any]:
     """What a reader gives, in numbers."""
-    reader = readers()[name]
-    options = reader.Options()
+    options = readers()[name].Options.model_validate(OPTIONS.get(name, {}))
+    reader = readers()[name].configured(options)
     version, records = reader.verify(root, options), reader.records(root, options)
     films = [reader.load_image(r) for r in records]
     return {

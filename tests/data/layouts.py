@@ -242,6 +242,14 @@ def write_covid(root: Path, images: int = 8) -> None:
     (root / "annotations" / "annotations.json").write_text(json.dumps(coco), encoding="utf-8")
 
 
+def write_image_csv(root: Path, images: int = 12) -> None:
+    """Two films of each patient; the columns that the reader looks for where a study names no others."""
+    for i in range(images):
+        write_image(root / "films" / f"{i:03d}.png", film(i))
+    table = pd.DataFrame({"image": [f"{i:03d}.png" for i in range(images)], "patient": [i // 2 for i in range(images)]})
+    table.to_csv(root / "films.csv", index=False)
+
+
 WRITERS = {
     "mimic_cxr": write_mimic,
     "chexpert": write_chexpert,
@@ -252,6 +260,7 @@ WRITERS = {
     "nih": write_nih,
     "iu_xray": write_iu,
     "covid_chestxray": write_covid,
+    "image_csv": write_image_csv,
 }
 
 

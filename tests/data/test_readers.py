@@ -36,13 +36,14 @@ def test_every_reader_says_what_it_reads() -> None:
         "nih",
         "covid_chestxray",
         "iu_xray",
+        "image_csv",
     }
     for reader in readers().values():
         assert all(
             (
                 reader.title,
                 reader.citation,
-                reader.access.startswith("https://"),
+                reader.access.startswith("https://") or reader.own,
                 reader.layout,
                 reader.versions,
                 reader.uncertainty,

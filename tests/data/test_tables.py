@@ -219,6 +219,7 @@ TABLES = {
     "nih": {"Data_Entry_2017.csv", "BBox_List_2017.csv", "train_val_list.txt", "test_list.txt"},
     "covid_chestxray": {"metadata.csv", "annotations.json"},
     "iu_xray": {f"{i}.xml" for i in range(1, 6)},
+    "image_csv": {"films.csv"},
 }
 
 

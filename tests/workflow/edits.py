@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.data.layouts import write_image_csv
+
 ROWS = ("cvpr24", "isbi24", "random")
 TRAINED = ("cvpr24", "isbi24")
-SITES = ("mimic", "rsna", "siim", "covidx", "object_cxr", "chexpert", "nih", "iu_xray", "covid_chestxray")
+SITES = ("mimic", "rsna", "siim", "covidx", "object_cxr", "chexpert", "nih", "iu_xray", "covid_chestxray", "image_csv")
 # task -> its data set in the smoke study, and its controls
 TASKS = {
     "linear_probe": ("covidx", ("constant",)),
@@ -131,6 +133,21 @@ def a_new_site(task: str | None) -> Callable[[Path, dict[str, Any]], object]:
     return change
 
 
+def films_and_a_table(checkout: Path, config: dict[str, Any]) -> None:
+    """Real films beside the sources, read by a table, with targets and prompts in the study."""
+    root, prompts = checkout / "ours", checkout / "words.yaml"
+    write_image_csv(root)
+    table = (root / "films.csv").read_text(encoding="utf-8").splitlines()
+    cells = [f"{line},{'Mass' if i == 0 else i % 2}" for i, line in enumerate(table)]
+    (root / "films.csv").write_text("\n".join(cells) + "\n", encoding="utf-8")
+    words = 'source: ours\ntemplates: {positive: ["{name}"], negative: ["no {name}"]}\nclasses: {Mass: mass}\n'
+    prompts.write_text(words, encoding="utf-8")
+    config["datasets"]["ours"] = {"reader": "image_csv", "root": str(root), "options": {"labels": ["Mass"]}}
+    for task, more in (("linear_probe", {}), ("zero_shot", {"prompts": str(prompts)})):
+        config["tasks"][task]["datasets"].append("ours")
+        config["tasks"][task]["targets"] = {"ours": {"labels": ["Mass"], **more}}
+
+
 # Everything that pairs, stores and splits feed: all but the virtual patients themselves, the knowledge and the tokeniser.
 ALL_TRANSFER = training(*ROWS) | everywhere()
 FROM_TOKENS = {"tokenizer"} | training(*ROWS)
@@ -201,6 +218,19 @@ EDITS = [
         | {f"features {row} 0 mine" for row in ROWS}
         | {f"evaluate linear_probe mine {row} 0" for row in (*ROWS, "constant")}
         | TABLES,
+    ),
+    Edit(
+        "films and a table of one's own, with targets and prompts",
+        films_and_a_table,
+        {"store ours", "splits ours", "audit"}
+        | {f"features {row} 0 ours" for row in ROWS}
+        | {f"evaluate {task} ours {row} 0" for task in ("linear_probe", "zero_shot") for row in (*ROWS, "constant")}
+        | TABLES,
+    ),
+    Edit(
+        "a part of a reader",
+        code("mlip/data/readers/image_csv/cells.py"),
+        stores("image_csv") | splits("image_csv") | {"audit"},
     ),
     Edit("further draws of shots", keys(tasks__few_shot__draws=3), evaluations("few_shot") | TABLES),
     Edit(

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.tasks.detection.protocol import DetectionProtocol
+from benchmarks.tasks.shared.dense.protocol import with_balance
 from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Source, Task
 from mlip.errors import UserError
 from mlip.seeding import generator, seed_everything, seed_for
@@ -71,6 +72,9 @@ class DetectionTask(Task):
             parts.append(data.outcomes([prior] * len(data.test), NOT_TRAINED, fraction, draw))
         return pd.concat(parts, ignore_index=True)
 
+    def with_target(self, protocol: DetectionProtocol, source: Source, target: dict[str, Any]) -> Any:
+        return with_balance(protocol, source.kind, target)
+
     def metrics(self, protocol: DetectionProtocol, source: Source) -> list[MetricSpec]:
         whole = {"ious": list(protocol.ious)}
         # Bit 0 of `matched` belongs to the first threshold, so a list of that one alone reads it.
@@ -88,7 +92,7 @@ class DetectionTask(Task):
             raise UserError(
                 f"{source.name} (reader {name}) has no boxes", where=where, fix="name a data set with boxes"
             )
-        if name not in protocol.unlabelled_if_empty:
+        if name not in protocol.unlabelled_if_empty and not source.reader.own:
             raise UserError(
                 f"does not say whether an image of {name} without boxes is a true negative",
                 where=Path("benchmarks/protocols/detection") / f"{protocol.name}.yaml",
@@ -110,7 +114,8 @@ class _Data:
         self.truth: list[ImageBoxes] = read_truth(self.store.records, self.categories)
         self.positive = np.array([len(t) > 0 for t in self.truth], dtype=bool)
         believed = self.store.records["boxes_known"].to_numpy(bool)  # else a film without boxes is no true negative
-        known = self.positive if self.protocol.unlabelled_if_empty[job.source.kind] else believed
+        # Of films of one's own the reader's options say it (`boxes.unlisted`).
+        known = self.positive if self.protocol.unlabelled_if_empty.get(job.source.kind, False) else believed
         self.rows: KnownRows = KnownRows(job, self.store, known)
         self.test = self.rows.part("test")
         self._matched: dict[int, AnchorTargets] = {}

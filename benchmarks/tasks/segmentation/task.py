@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.tasks.segmentation.protocol import SegmentationProtocol
+from benchmarks.tasks.shared.dense.protocol import with_balance
 from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Source, Task
 from mlip.errors import UserError
 from mlip.seeding import generator, seed_everything
@@ -75,6 +76,9 @@ class SegmentationTask(Task):
             histograms = pixel_histograms(logits, torch.from_numpy(truth)).numpy()
             parts.append(data.table(np.stack(counts, axis=1), histograms, NOT_TRAINED, fraction, draw))
         return pd.concat(parts, ignore_index=True)
+
+    def with_target(self, protocol: SegmentationProtocol, source: Source, target: dict[str, Any]) -> Any:
+        return with_balance(protocol, source.kind, target)
 
     def metrics(self, protocol: SegmentationProtocol, source: Source) -> list[MetricSpec]:
         specs = [

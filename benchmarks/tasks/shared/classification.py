@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Source
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Source, Task, where_of
 from mlip.data.splits import part_rows, read_splits
 from mlip.data.store import Store, open_store
 from mlip.errors import UserError
 from mlip.log import logger
-from mlip.paths import ROOT
+from mlip.study import Study
 
 Policy = Literal["drop", "positive", "negative"]
 _VALUE = {"drop": np.nan, "positive": 1.0, "negative": 0.0}
@@ -141,21 +141,29 @@ def load_cohort(job: EvalJob) -> Cohort:
     return cohort
 
 
-def check_target(task: str, protocol: Any, source: Source) -> None:
+class ClassificationTask(Task):
+    """A task whose protocols hold a table of :class:`Target` by data set."""
+
+    def with_target(self, protocol: Any, source: Source, target: dict[str, Any]) -> Any:
+        values = {**protocol.model_dump(), "datasets": {**protocol.model_dump()["datasets"], source.own_key: target}}
+        return type(protocol).model_validate(values)
+
+
+def check_target(task: str, protocol: Protocol, source: Source, study: Study) -> None:
     """The protocol must know the data set, and the data set's reader must give the labels that the protocol scores.
 
     Raises
     ------
     UserError : it does not.
     """
-    where = ROOT / "benchmarks" / "protocols" / task / f"{protocol.name}.yaml"
-    if source.key(protocol.datasets) is None:
+    where, table = where_of(study, task, protocol, source), protocol.datasets  # type: ignore[attr-defined]
+    if source.key(table) is None:
         raise UserError(
             f"does not say what to predict on {source.kind!r}, the reader of {source.name}",
             where=where,
-            fix=f"add it under `datasets`, or use data sets of one of {sorted(protocol.datasets)}",
+            fix=f"say it in the study under tasks.{task}.targets.{source.name}, or use data sets of one of {sorted(table)}",
         )
-    if lacking := [label for label in source.of(protocol.datasets).needed if label not in source.reader.labels]:
+    if lacking := [label for label in source.of(table).needed if label not in source.reader.labels]:
         raise UserError(
             f"scores {', '.join(map(repr, lacking))} on {source.name}, which the reader {source.kind!r} does not give",
             where=where,

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mlip.data.records import Reader
 from mlip.errors import UserError
 from mlip.methods import Entry
-from mlip.paths import StudyPaths
-from mlip.study import Study, TaskConfig
+from mlip.paths import ROOT, StudyPaths
+from mlip.study import Study, TaskConfig, describe
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,11 @@ class Source:
     subset: str  # the reader's option of that name, "" for the whole
     reader: Reader
     options: Any
+
+    @property
+    def own_key(self) -> str:
+        """Under which a protocol's tables speak of this data set before any other entry."""
+        return f"{self.kind}/{self.subset}" if self.subset else self.kind
 
     def key(self, known: Iterable[str]) -> str | None:
         """The one of ``known`` that speaks of this data set: ``<reader>/<subset>`` before ``<reader>``; None if none does."""
@@ -136,6 +141,15 @@ class Task(ABC):
             for d in range(1 if f == 100 and self.fraction_unit == "%" else config.draws)
         ]
 
+    def with_target(self, protocol: Any, source: Source, target: dict[str, Any]) -> Any:
+        """The protocol with what the study says of a data set (``tasks.<task>.targets``) in the place of its own entry.
+
+        Raises
+        ------
+        UserError, pydantic's ValidationError : this task asks for nothing of the kind, or a key or value is wrong.
+        """
+        raise UserError("says nothing that this task asks for", fix="take it out")
+
     def settings(self, protocol: Any, source: Source) -> dict[str, Any]:
         """What of a protocol moves the predictions on one data set."""
         values = protocol.model_dump(mode="json", exclude={"title", "lineage", "quirks", *self.scored_later})
@@ -163,3 +177,37 @@ def with_budget(protocol: Protocol, config: TaskConfig) -> Any:
             fix=f"one of {sorted(type(protocol).model_fields)}",
         )
     return type(protocol).model_validate({**protocol.model_dump(), **config.budget})
+
+
+def where_of(study: Study, task: str, protocol: Protocol, source: Source) -> str | Path:
+    """Where it stands what a task predicts on a data set: in the study, or in the protocol's file."""
+    if source.name in study.tasks[task].targets:
+        return f"study {study.study}: tasks.{task}.targets.{source.name}"
+    return ROOT / "benchmarks" / "protocols" / task / f"{protocol.name}.yaml"
+
+
+def protocol_of(study: Study, task: Task, protocol: Protocol, source: Source) -> Any:
+    """The protocol as a study uses it on one data set: with its budget, and with its target for the data set.
+
+    Raises
+    ------
+    UserError : one of them has an unknown key or a wrong value.
+    """
+    config = study.tasks[task.name]
+    changed = with_budget(protocol, config)
+    if source.name not in config.targets:
+        return changed
+    try:
+        return task.with_target(changed, source, config.targets[source.name])
+    except (UserError, ValidationError) as error:
+        problem, fix = (
+            (describe(error), "see docs/own-data.md")
+            if isinstance(error, ValidationError)
+            else (error.problem, error.fix)
+        )
+        where = (
+            error.where
+            if isinstance(error, UserError) and error.where
+            else where_of(study, task.name, protocol, source)
+        )
+        raise UserError(problem, where=where, fix=fix) from None

@@ -9,7 +9,7 @@ import pydicom
 from pydicom import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, apply_windowing
 
-from mlip.data.formats.files import unreadable
+from mlip.data.formats.files import PICTURES, unreadable
 from mlip.errors import UserError
 
 # A value that breaks the rules of its type is judged where it is used; pydicom's warnings would print raw identifiers into logs.
@@ -74,6 +74,17 @@ def dicom_header(path: Path) -> pydicom.Dataset:
         raise UserError("is missing", where=path, fix="complete the download") from None
     except Exception as error:
         raise unreadable(path, error) from None
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a film is a DICOM file: by its suffix, or where that is no picture's (exports often have none) by its preamble."""
+    if path.suffix.lower() in (".dcm", ".dicom", *PICTURES):
+        return path.suffix.lower() not in PICTURES
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def dicom_size(path: Path) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from mlip.errors import UserError
 
 _ORIENTATION = ExifTags.Base.Orientation  # 5 to 8: on its side
 _LEFT_BEHIND = frozenset({"@eadir", "__macosx", "thumbs.db", "desktop.ini", "lost+found", "$recycle.bin"})
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 _LONGEST = 240  # bytes of a file name, less room for a suffix; file systems allow 255
 T = TypeVar("T")
 

@@ -212,14 +212,27 @@ def _opened(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
             yield file
 
 
-def _line(path: Path, row: int) -> int:
-    """The line of the file on which a row begins; a quoted cell may hold line breaks, so the file is read once more."""
+def present(path: Path, columns: Sequence[Column]) -> tuple[Column, ...]:
+    """Those of the columns that the table has, in any case: :func:`read_table` refuses another spelling.
+
+    Raises
+    ------
+    UserError : as :func:`header`.
+    """
+    found = {name.casefold() for name in header(path)}
+    return tuple(column for column in columns if column.name.casefold() in found)
+
+
+def lines_of(path: Path) -> Iterator[int]:
+    """The line of the file on which each row begins, row by row; a quoted cell may hold line breaks."""
     with _opened(path) as file:
         records = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
-        for number, _ in enumerate(records):
-            if number == row:  # the header is record 0, so this is the record before
-                return records.line_num + 1
-    return row + 2
+        for _ in records:  # the header is record 0, so row 0 begins after it
+            yield records.line_num + 1
+
+
+def _line(path: Path, row: int) -> int:
+    return next((line for number, line in enumerate(lines_of(path)) if number == row), row + 2)
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -10,7 +10,8 @@ import pandas as pd
 from pydantic import Field
 
 from mlip.data.formats.files import existing, need_folder, probe_jpeg, read_grey
-from mlip.data.formats.tables import Column, bad_row
+from mlip.data.formats.people import people_of, person_columns
+from mlip.data.formats.tables import Column, bad_row, present
 from mlip.data.labels import CHEXPERT_LABELS, label_table
 from mlip.data.records import Reader, ReaderOptions, Record
 from mlip.errors import UserError
@@ -22,6 +23,7 @@ _COLUMNS = (
     Column("Frontal/Lateral", "category", words=("Frontal", "Lateral")),
     Column("AP/PA", "category", optional=True),
 )
+_PERSON = ("Sex", "Age")
 _PREFIXES = ("CheXpert-v1.0", "CheXpert-v1.0-small")
 
 
@@ -91,7 +93,7 @@ class Chexpert(Reader):
         return probe_jpeg(record.path)
 
     def _frontal(self, path: Path) -> pd.DataFrame:
-        table = label_table(path, _COLUMNS, CHEXPERT_LABELS)
+        table = label_table(path, (*_COLUMNS, *present(path, person_columns(*_PERSON))), CHEXPERT_LABELS)
         parts = table.Path.str.extract(r"^([^/]+)/(.*(patient\d+)/.*)$")
         if (nameless := parts[2].isna()).any():
             raise bad_row(path, nameless.idxmax(), "the path names no patient")
@@ -121,7 +123,8 @@ class Chexpert(Reader):
 
     def _records(self, root: Path, table: pd.DataFrame, part: str) -> list[Record]:
         values = table[list(CHEXPERT_LABELS)].to_numpy(np.float64).tolist()
-        rows = zip(table.file.tolist(), table.patient.tolist(), table["AP/PA"].tolist(), values, strict=True)
+        people = people_of(table, *_PERSON)
+        rows = zip(table.file.tolist(), table.patient.tolist(), table["AP/PA"].tolist(), people, values, strict=True)
         return [
             Record(
                 path=root / file,
@@ -129,10 +132,12 @@ class Chexpert(Reader):
                 patient_id=patient,
                 study_id=file.rsplit("/", 1)[0],
                 view=view,
+                sex=sex,
+                age=age,
                 official_split=part,
                 labels=dict(zip(CHEXPERT_LABELS, row, strict=True)),
             )
-            for file, patient, view, row in rows
+            for file, patient, view, (sex, age), row in rows
         ]
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 from pydantic import Field
 
 from mlip.data.formats.files import existing, need_file, need_folder, read_grey, read_mask, walk_files
-from mlip.data.formats.tables import Column, read_table
+from mlip.data.formats.people import people_of, person_columns
+from mlip.data.formats.tables import Column, present, read_table
 from mlip.data.records import Box, Reader, ReaderOptions, Record
 from mlip.errors import UserError
 
@@ -63,17 +64,22 @@ class CovidChestxray(Reader):
         return "2020"
 
     def records(self, root: Path, options: CovidChestxrayOptions) -> list[Record]:
-        table = read_table(root / "metadata.csv", _COLUMNS, keep=_frontal)
+        path = root / "metadata.csv"
+        table = read_table(path, (*_COLUMNS, *present(path, person_columns("sex", "age"))), keep=_frontal)
         boxes = self._boxes(root)
         masks = {p.stem: p for p in walk_files(root / "masks", ".png")}
         records = []
-        for patient, finding, view, _, folder, name, notes in table[[c.name for c in _COLUMNS]].itertuples(index=False):
+        rows = table[[c.name for c in _COLUMNS]].itertuples(index=False)
+        people = people_of(table, "sex", "age")
+        for (patient, finding, view, _, folder, name, notes), (sex, age) in zip(rows, people, strict=True):
             record = Record(
                 path=root / folder / name,
                 image_id=name,
                 patient_id=patient,
                 study_id=name,
                 view=view,
+                sex=sex,
+                age=age,
                 labels=findings(finding),
                 boxes=tuple(boxes.get(name, ())),
                 report=notes,

@@ -58,6 +58,7 @@ class MimicCxr(Reader):
     versions = ("2.0.0", "2.1.0")
     uncertainty = "kept raw (1, 0, -1, NaN = not mentioned); the protocol of a task decides"
     labels = CHEXPERT_LABELS
+    credentialed = True
     Options = MimicOptions
 
     def check(self, root: Path, options: MimicOptions) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from mlip.data.formats.files import existing, image_size, need_file, need_folder, read_grey, read_lines, walk_files
-from mlip.data.formats.tables import Column, bad_row, read_table
+from mlip.data.formats.people import people_of, person_columns
+from mlip.data.formats.tables import Column, bad_row, present, read_table
 from mlip.data.records import Box, Reader, ReaderOptions, Record
 from mlip.errors import UserError
 
@@ -38,6 +39,7 @@ _COLUMNS = (
     Column("Patient ID", "id"),
     Column("View Position", "category", optional=True),
 )
+_PERSON = ("Patient Gender", "Patient Age")
 _CORNER = ("Bbox [x", "y", "w", "h]")
 _BOXED = tuple("Infiltrate" if name == "Infiltration" else name for name in list(_NAMES)[:8])
 _BOX_COLUMNS = (
@@ -85,10 +87,10 @@ class Nih(Reader):
 
     def records(self, root: Path, options: NihOptions) -> list[Record]:
         path = self._table(root, options)[1]
-        table = read_table(path, _COLUMNS)
-        present = {}  # by cell: there are far fewer combinations of findings than films
+        table = read_table(path, (*_COLUMNS, *present(path, person_columns(*_PERSON))))
+        findings = {}  # by cell: there are far fewer combinations of findings than films
         for row, cell in table["Finding Labels"].drop_duplicates().items():
-            present[cell] = self._present(path, row, cell)
+            findings[cell] = self._present(path, row, cell)
         files = self._files(root)
         # Only part of the corpus may be unpacked; rows of files that were never unpacked are not corrupt images.
         table = table[table["Image Index"].isin(files.keys())]
@@ -99,8 +101,9 @@ class Nih(Reader):
                 f"lists {both} films of {_LISTS[0]} too", where=root / _LISTS[1], fix="use the official lists"
             )
         records = []
-        for name, cell, patient, view in table[[c.name for c in _COLUMNS]].itertuples(index=False):
-            found = present[cell]
+        rows = table[[c.name for c in _COLUMNS]].itertuples(index=False)
+        for (name, cell, patient, view), (sex, age) in zip(rows, people_of(table, *_PERSON), strict=True):
+            found = findings[cell]
             records.append(
                 Record(
                     path=files[name],
@@ -108,6 +111,8 @@ class Nih(Reader):
                     patient_id=patient,
                     study_id=name.removesuffix(".png"),
                     view=view,
+                    sex=sex,
+                    age=age,
                     official_split="test" if name in test else "train" if name in train else "",
                     labels={label: float(label in found) for label in self.labels},
                     boxes=tuple(boxes.get(name, ())),

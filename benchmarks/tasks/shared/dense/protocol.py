@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from benchmarks.tasks.shared.task import Protocol
+from mlip.study import Strict
 
 Number = TypeVar("Number", int, float)
 
@@ -73,6 +74,19 @@ class DenseProtocol(Protocol):
     def epoch(self, fraction: int, images: int) -> int:
         """Iterations of one pass over ``images`` images."""
         return max(1, -(-images // at_fraction(self.batch_size, fraction)))
+
+
+class DenseTarget(Strict):
+    """What a study may say of a data set."""
+
+    balanced: bool = Field(description="whether its batches hold as many positive as negative images")
+
+
+def with_balance(protocol: DenseProtocol, reader: str, target: dict[str, Any]) -> Any:
+    """The protocol with a study's :class:`DenseTarget` for the data set of this reader."""
+    others = [name for name in protocol.balanced if name != reader]
+    balanced = [*others, reader] if DenseTarget.model_validate(target).balanced else others
+    return protocol.model_copy(update={"balanced": balanced})
 
 
 def at_fraction(value: Number | dict[int, Number], fraction: int) -> Number:
