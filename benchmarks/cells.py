@@ -320,7 +320,7 @@ def _evaluate(
                 support.positives = positives(frame)
                 support.units = carriers(spec.key, frame, units[rows], spec.args)
                 support.chance = chance(spec.key, frame, spec.args)
-    seeded = row.entry is not None and row.entry.manifest.seeded
+    seeded = row.entry is not None and row.entry.seeded
     drawn = bool(block.task.fraction_unit) and not (block.task.fraction_unit == "%" and fraction == 100)
     return statistics.estimate(values, resampled, support.units, seeded=seeded, drawn=drawn)
 

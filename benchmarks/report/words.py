@@ -80,7 +80,7 @@ def how_to_read(study: Study) -> str:
 
 def row_name(row: Row, results: Results | None = None) -> str:
     """The row's title with its marks: reconstruction, and (where ``results`` are given) a training of older code."""
-    reconstruction = row.entry is not None and row.entry.manifest.status == "reconstruction"
+    reconstruction = row.entry is not None and row.entry.status == "reconstruction"
     older = results is not None and row.name in results.older
     return row.title + (f" {RECONSTRUCTION}" if reconstruction else "") + (f" {OLDER}" if older else "")
 

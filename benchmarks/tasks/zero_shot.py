@@ -147,7 +147,12 @@ class ZeroShot(Task):
             if protocol.normalise_mean:
                 means = functional.normalize(means, dim=-1)
             for positions, image in encode_images(
-                method, cohort.store.images, test, job.device, f"zero-shot {job.method}"
+                method,
+                cohort.store.images,
+                test,
+                job.device,
+                f"zero-shot {job.method}",
+                cohort.store.records["image_id"].to_numpy(),
             ):
                 unit = functional.normalize(image.joint, dim=-1)
                 if protocol.pool == "embedding":

@@ -149,7 +149,7 @@ class Task(ABC):
         """Why a method has no cell here, or ""."""
         if self.needs_maps and not entry.manifest.feature_maps:
             return "the method's image network gives no feature maps"
-        lacking = [c for c in self.requires if c not in entry.manifest.capabilities]
+        lacking = [c for c in self.requires if c not in entry.capabilities]
         return f"the method has no {' or '.join(lacking)} capability" if lacking else ""
 
 

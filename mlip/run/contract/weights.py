@@ -50,7 +50,7 @@ def check_image_encoder_is_exported(subject: Subject) -> None:
 def check_weights_load_strictly(subject: Subject) -> None:
     """What is written after a training step is read back strictly and gives the same features."""
     method = subject.fresh()
-    if subject.entry.manifest.trained:
+    if subject.entry.trained:
         method.train()
         seed_everything("contract-steps")
         method.losses(subject.batch(method))
@@ -84,6 +84,6 @@ def _features(subject: Subject, method: Method) -> dict[str, Tensor]:
     with torch.no_grad():
         image = method.encode_image(subject.images)
         found = {"pooled": image.pooled, "the images' joint": image.joint}
-        if {"zero_shot", "retrieval"} & set(subject.entry.manifest.capabilities):
+        if {"zero_shot", "retrieval"} & set(subject.entry.capabilities):
             found["the texts' joint"] = method.encode_text(TEXTS).joint
     return found
