@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -138,6 +139,13 @@ class Method(nn.Module, ABC):
     @classmethod
     def check_weights(cls, weights: WeightsConfig, kind: Literal["cnn", "vit"], image_size: int, key: str) -> None:
         """Before anything runs: raise UserError where a checkpoint cannot be read, or is seen to be of something else."""
+
+    @classmethod
+    def example_weights(cls, kind: Literal["cnn", "vit"], folder: Path) -> WeightsConfig | None:
+        """For ``mlip check-baseline`` of a method that is nothing but a checkpoint (``start: weights``): a tiny one of random
+        weights, written into ``folder``. None: the toy encoder of the check stands in its place.
+        """
+        return None
 
     def text_view(self, report: Report, rng: np.random.Generator) -> str:
         """The text that one training step sees of a report. Default: impression then findings, whole."""
