@@ -41,6 +41,11 @@ class Row:
         return not self.fault and (self.entry is None or self.entry.status == "control")
 
 
+def told(entry: Entry) -> list[Any]:
+    """What the pages say of a checkpoint that others trained; [] of a row of this study's own training."""
+    return [entry.weights.path.name, entry.weights.trained_on] if entry.weights else []
+
+
 @dataclass(frozen=True)
 class Block:
     """Everything that shares a test set: one task under one protocol on one data set."""
@@ -147,9 +152,9 @@ class Plan:
         study = self.study
         printed = [study.title, study.data_note, study.published, study.statistics.model_dump(mode="json")]
         printed += [[b.protocol.model_dump(mode="json"), sorted(b.plan.items())] for b in self.blocks]
-        printed += [
-            [r.name, r.title, r.fault, r.entry and r.entry.status] for b in self.blocks for r in b.rows
-        ]
+        printed += [[r.name, r.title, r.fault, r.entry and r.entry.status] for b in self.blocks for r in b.rows]
+        if external := [[n, *seen] for n, e in self.rows.items() if (seen := told(e))]:
+            printed.append(external)
         keys = [self.evaluation(e.task, e.protocol, e.dataset, e.row, e.seed).key for e in self.evaluations]
         return self.fingerprints.tables([printed, keys])
 

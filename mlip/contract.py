@@ -105,7 +105,9 @@ class MethodContext:
     components: dict[str, bool]  # method.yaml `components`, switched
     weights: WeightsConfig | None = None  # of a row that others trained
     key: str = "weights"  # of the configuration that names them, for errors
-    hashed: Callable[[str], list[str]] | None = None  # a film's own identifier -> those it may have in the study's stores
+    hashed: Callable[[str], list[str]] | None = (
+        None  # a film's own identifier -> those it may have in the study's stores
+    )
 
 
 class Method(nn.Module, ABC):

@@ -108,7 +108,9 @@ class Fingerprints:
             study = self.study
             at_one_percent = sorted({d for task in study.tasks.values() if 1 in task.fractions for d in task.datasets})
             used = sorted({d for task in study.tasks.values() for d in task.datasets})
-            settings = [study.pretrain.datasets, used, at_one_percent]
+            settings: list[Any] = [study.pretrain.datasets, used, at_one_percent]
+            if elsewhere := {n: v.weights.trained_on for n, v in study.methods.variants.items() if v.weights}:
+                settings.append(elsewhere)
             return settings, _stage("audit"), [self.splits(name) for name in study.datasets]
 
         return self._of(("audit",), parts)
@@ -265,7 +267,11 @@ def fingerprint_of_weights(study: Study, entry: Entry, stages: bool) -> str:
     """What decides whether the checkpoint of a row fits."""
     weights = entry.weights
     assert weights is not None
-    values = [_values(weights, "trained_on"), [_contents(p) for p in _paths(weights)], _values(entry.image_config(study))]
+    values = [
+        _values(weights, "trained_on"),
+        [_contents(p) for p in _paths(weights)],
+        _values(entry.image_config(study)),
+    ]
     versions = [version(name) for name in ("open_clip_torch", "timm", "torch", "transformers")]
     code = code_of(["mlip.encoders.check", "mlip.encoders.foreign"], [entry.folder])
     return f"weights-{digest(values, entry.encoder, study.image_size, stages, versions, code)}"

@@ -201,7 +201,9 @@ def _require_packages(manifest: Manifest, where: Path) -> None:
         try:
             wanted = Requirement(line)
         except InvalidRequirement as error:
-            raise UserError(f"requires {line!r}, which pip cannot read ({error})", where=where, fix="e.g. monai>=1.3") from None
+            raise UserError(
+                f"requires {line!r}, which pip cannot read ({error})", where=where, fix="e.g. monai>=1.3"
+            ) from None
         try:
             found = version(wanted.name)
         except PackageNotFoundError:

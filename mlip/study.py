@@ -191,7 +191,9 @@ class WeightsConfig(Strict):
     file: Path | None = None
     folder: Path | None = None
     texts: Path | None = Field(default=None, description="`embeddings` only: the vectors of texts")
-    prefix: str = Field("", description="what stands before the encoder's names in the file; other tensors are left out")
+    prefix: str = Field(
+        "", description="what stands before the encoder's names in the file; other tensors are left out"
+    )
     heads: list[str] = Field(default_factory=list, description="beginnings of names that are no part of the encoder")
     architecture: str | None = Field(default=None, description="timm's name of the image encoder; null: the study's")
     input_size: int | None = Field(default=None, gt=0, description="side in pixels of the films that it sees")
@@ -236,7 +238,9 @@ class MethodsConfig(Strict):
 
     include: list[str] | None = None
     exclude: list[str] = Field(default_factory=list)
-    folders: list[Path] = Field(default_factory=list, description="method folders outside the checkout, or their parents")
+    folders: list[Path] = Field(
+        default_factory=list, description="method folders outside the checkout, or their parents"
+    )
     variants: dict[str, VariantConfig] = Field(default_factory=dict)
 
 

@@ -20,7 +20,6 @@ from baselines.clip.towers import (
     ResNetTower,
     TextTower,
     TimmTower,
-    Tokenise,
     TransformersTower,
     VisionTransformerTower,
 )
@@ -88,7 +87,9 @@ def _transformers(folder: Path, weights: WeightsConfig, key: str) -> Dual:
     raw = _json(folder / "config.json")
     if raw.get("model_type") != "clip":
         raise UserError(
-            f"is of the type {raw.get('model_type')!r}, not 'clip'", where=folder / "config.json", fix="give a CLIPModel"
+            f"is of the type {raw.get('model_type')!r}, not 'clip'",
+            where=folder / "config.json",
+            fix="give a CLIPModel",
         )
     with _explained(folder / "config.json", "describes no CLIPModel", f"copy the folder of {key} anew"):
         config: Any = CLIPConfig.from_dict(raw)

@@ -48,7 +48,9 @@ class DualEncoder(Untrained):
             dual = describe(weights, key)
             dual.load(weights, key, meta=True)
             if dual.image.kind != kind:
-                raise UserError(f"its image side is a {dual.image.kind}", where=key, fix=f"set encoder: {dual.image.kind}")
+                raise UserError(
+                    f"its image side is a {dual.image.kind}", where=key, fix=f"set encoder: {dual.image.kind}"
+                )
 
     @classmethod
     def example_weights(cls, kind: Literal["cnn", "vit"], folder: Path) -> WeightsConfig:

@@ -125,7 +125,9 @@ def read_vectors(path: Path, column: str) -> tuple[list[str], np.ndarray]:
         ) from None
     widths = {v.shape for v in vectors}
     if len(widths) != 1 or len(next(iter(widths))) != 1 or next(iter(widths))[0] == 0:
-        raise UserError(f"its vectors have the shapes {sorted(widths)[:3]}", where=path, fix="give vectors of one width")
+        raise UserError(
+            f"its vectors have the shapes {sorted(widths)[:3]}", where=path, fix="give vectors of one width"
+        )
     found = np.stack(vectors)
     if not np.isfinite(found).all():
         raise UserError("holds numbers that are not finite", where=path, fix="compute those vectors anew")

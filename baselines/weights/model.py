@@ -34,7 +34,9 @@ class ForeignEncoder(Untrained):
                 raise UserError(
                     f"does not say {name}, and a state dict does not tell",
                     where=key,
-                    fix="give timm's name of the network" if name == "architecture" else "half, imagenet, clip or {mean, std}",
+                    fix="give timm's name of the network"
+                    if name == "architecture"
+                    else "half, imagenet, clip or {mean, std}",
                 )
         if weights.file is None:
             raise UserError("names a folder", where=key, fix="name the weights file in it")

@@ -45,7 +45,9 @@ def compared_rows(plan: Plan) -> list[str]:
     labelled = any(plan.sources[name].reader.labels for name in plan.study.pretrain.datasets)
     if ANALYSIS not in plan.study.analyses or not labelled:
         return []
-    return [name for name, entry in plan.rows.items() if CAPABILITY in entry.capabilities and not entry.manifest.looked_up]
+    return [
+        name for name, entry in plan.rows.items() if CAPABILITY in entry.capabilities and not entry.manifest.looked_up
+    ]
 
 
 def variants(plan: Plan) -> list[tuple[str, str]]:

@@ -130,6 +130,9 @@ class Retrieval(Task):
                     scores[positions, start : start + similarity.shape[1]] = similarity
         return self._rows(pool, scores)
 
+    def texts(self, job: EvalJob) -> list[str]:
+        return build_pool(job).texts
+
     def run_control(self, job: EvalJob) -> pd.DataFrame:
         """``chance``: ranks from seeded random scores over the same pool."""
         pool = build_pool(job)

@@ -173,6 +173,11 @@ class ZeroShot(Task):
             frames.append(cohort.rows(problem, test[use], shares[use], 0, 0))
         return pd.concat(frames, ignore_index=True)
 
+    def texts(self, job: EvalJob) -> list[str]:
+        prompts = job.protocol.prompts_for(job.source.of(job.protocol.datasets)).values()
+        sides = ("positive", "negative") if job.protocol.negatives else ("positive",)
+        return [text for p in prompts for side in sides for text in getattr(p, side)]
+
     def run_control(self, job: EvalJob) -> pd.DataFrame:
         """``constant``: the same score for every image and class."""
         cohort = load_cohort(job)

@@ -80,7 +80,9 @@ def load_whole(module: nn.Module, state: dict[str, Tensor], path: Path, key: str
     wanted = module.state_dict()
     if classifier:
         state = {n: v for n, v in state.items() if not is_classifier(n, module, wanted)}
-    counters = {n for n in wanted if n.endswith("num_batches_tracked")}  # old files lack them, nothing is computed from them
+    counters = {
+        n for n in wanted if n.endswith("num_batches_tracked")
+    }  # old files lack them, nothing is computed from them
     problems = {
         "missing": [n for n in wanted if n not in state and n not in counters],
         "unexpected": [n for n in state if n not in wanted],
@@ -131,9 +133,7 @@ def _how_to_convert(path: Path, error: UserError) -> UserError:
     barred = BARRED.search(" ".join(str(part) for part in reason))
     if barred is None:
         return error
-    line = (
-        f"torch.save(torch.load('{path.name}', map_location='cpu', weights_only=False)['state_dict'], 'weights.pt')"
-    )
+    line = f"torch.save(torch.load('{path.name}', map_location='cpu', weights_only=False)['state_dict'], 'weights.pt')"
     return UserError(
         f"is a pickle that runs code when it is read: it holds a {barred.group(1)}",
         where=path,

@@ -100,7 +100,9 @@ def _require_vit(model: nn.Module, name: str, size: int, where: str) -> None:
 def _require_cnn(model: nn.Module, name: str, size: int, where: str) -> None:
     fix = "name a timm model with stages of stride 4, 8, 16 and 32"
     if isinstance(model, VisionTransformer):
-        raise UserError(f"{name!r} is not a cnn", where=where, fix="put it under encoders.vit; a row of its own: `encoder: vit`")
+        raise UserError(
+            f"{name!r} is not a cnn", where=where, fix="put it under encoders.vit; a row of its own: `encoder: vit`"
+        )
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "forward_head"):
         raise UserError(f"timm gives no intermediate features of {name!r}", where=where, fix=fix)
     reductions = {int(stage["reduction"]) for stage in model.feature_info}  # type: ignore[union-attr]

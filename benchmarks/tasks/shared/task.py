@@ -126,6 +126,10 @@ class Task(ABC):
     def check(self, protocol: Any, source: Source, study: Study) -> None:
         """Raise UserError before anything is trained where protocol and data set do not fit."""
 
+    def texts(self, job: EvalJob) -> list[str]:
+        """The texts that it asks every method to encode; for methods that look vectors of texts up."""
+        return []
+
     def plan(self, protocol: Any, config: TaskConfig) -> list[tuple[int, int]]:
         """(fraction, draw) pairs to evaluate: several draws below 100 %, one at 100 % (all labels leave no choice)."""
         if not self.fraction_unit:

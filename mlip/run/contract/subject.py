@@ -16,8 +16,8 @@ from mlip.contract import Batch, Method
 from mlip.errors import UserError
 from mlip.methods import Entry
 from mlip.paths import ROOT
-from mlip.study import Study
 from mlip.run.contract.world import image_size, tiny_batch, tiny_method
+from mlip.study import Study
 
 EPOCHS = 3  # of the toy training: a term may begin, or a layer be released, after the first
 LONGEST = 240  # letters of a foreign message that are shown

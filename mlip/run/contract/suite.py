@@ -18,6 +18,7 @@ from mlip.manifest import EncoderKind, Manifest
 from mlip.methods import Entry
 from mlip.run.contract import features, files, maps, text, training, weights
 from mlip.run.contract.subject import Subject, explain
+from mlip.study import Study
 
 Check = Callable[[Subject], None]
 
@@ -181,6 +182,13 @@ def settings_of(manifest: Manifest, folder: Path, kind: type[Method]) -> Iterato
                 words = " and ".join(f"{'without' if manifest.components[n].default else 'with'} {n}" for n in turned)
                 yield Setting(f"{encoder} {words}", subject, SWITCHED)
                 break
+
+
+def row_setting(entry: Entry, kind: type[Method], study: Study) -> Setting:
+    """A row with its checkpoint, at its own encoder and size. What is trained is not looked at: it is not."""
+    setting = Setting(entry.encoder, Subject(entry, kind, study))
+    setting.checks = [c for c in setting.checks if CHECKS[c] not in (TRAINED, KNOWLEDGE)]
+    return setting
 
 
 def toy_entry(manifest: Manifest, folder: Path, encoder: EncoderKind, turned: Sequence[str] = ()) -> Entry:
