@@ -104,6 +104,7 @@ class MethodContext:
     params: dict[str, Any]  # method.yaml `parameters`, with the recipe's and the variant's overrides applied
     components: dict[str, bool]  # method.yaml `components`, switched
     weights: WeightsConfig | None = None  # of a row that others trained
+    released: Sequence[tuple[str, str | None]] = ()  # method.yaml `released`: how others name the tensors
     key: str = "weights"  # of the configuration that names them, for errors
     hashed: Callable[[str], list[str]] | None = (
         None  # a film's own identifier -> those it may have in the study's stores
@@ -120,6 +121,7 @@ class Method(nn.Module, ABC):
         self.tokenizer = context.tokenizer
         self.params = context.params
         self.components = context.components
+        self.released = context.released
 
     def load_weights(self, weights: WeightsConfig, key: str) -> None:
         """Take over a checkpoint that others trained, whole or not at all (``mlip/encoders/foreign.py``).
@@ -128,19 +130,30 @@ class Method(nn.Module, ABC):
         ----------
         key : of the configuration that names it, for errors.
 
+        Default: by the key map ``released`` of ``method.yaml``.
+
         Raises
         ------
         UserError : it does not fit tensor by tensor, or the method does not know the names of anyone else's checkpoints.
         """
-        raise UserError(
-            f"{type(self).__name__} does not say how others name its tensors",
-            where=key,
-            fix="override load_weights in its model.py, or take the image encoder alone: method: weights",
-        )
+        from mlip.encoders.foreign import load_renamed
+
+        if not self.released:
+            raise UserError(
+                f"{type(self).__name__} does not say how others name its tensors",
+                where=key,
+                fix="write `released` in its method.yaml, or take the image encoder alone: method: weights",
+            )
+        load_renamed(self, weights, key, self.released)
 
     @classmethod
     def check_weights(cls, weights: WeightsConfig, kind: Literal["cnn", "vit"], image_size: int, key: str) -> None:
         """Before anything runs: raise UserError where a checkpoint cannot be read, or is seen to be of something else."""
+        from mlip.encoders.foreign import read_foreign
+
+        if weights.file is None:
+            raise UserError("names a folder", where=key, fix="name the weights file in it")
+        read_foreign(weights, key, meta=True)
 
     @classmethod
     def example_weights(cls, kind: Literal["cnn", "vit"], folder: Path) -> WeightsConfig | None:

@@ -161,7 +161,11 @@ class Fingerprints:
             if entry.calibrated:
                 made_from += self.corpus()
             if entry.weights is not None:
-                settings += [_values(entry.weights, *PLACES), [_contents(p) for p in _paths(entry.weights)]]
+                settings += [
+                    entry.manifest.released,
+                    _values(entry.weights, *PLACES),
+                    [_contents(p) for p in _paths(entry.weights)],
+                ]
             if entry.trained:
                 settings += [_recipe(recipe_of(entry, study)), study.pretrain.precision, study.pretrain.devices]
                 made_from += self.corpus()

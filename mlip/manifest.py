@@ -90,6 +90,11 @@ class Manifest(_Closed):
     requires: list[str] = Field(
         default_factory=list, description="packages that it needs beside the project's, as pip takes them: `monai>=1.3`"
     )
+    released: list[tuple[str, str | None]] = Field(
+        default_factory=list,
+        description="how others name the tensors of this method: regular expressions at the beginning of their names, and what stands "
+        "there in ours; null: left out. The first that fits decides",
+    )
     components: dict[str, ComponentSpec] = Field(default_factory=dict)
     parameters: dict[str, ParameterSpec] = Field(default_factory=dict)
     recipes: dict[str, Recipe] = Field(default_factory=dict)

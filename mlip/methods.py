@@ -243,7 +243,9 @@ def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manife
         )
     recipe = manifest.recipes.get(study.pretrain.recipe)
     params = {key: spec.value for key, spec in manifest.parameters.items()}
-    params |= {**(recipe.params if recipe else {}), **variant.params}
+    if recipe and variant.weights is None:  # a checkpoint was not trained by a recipe of this study
+        params |= recipe.params
+    params |= variant.params
     components = {key: variant.components.get(key, spec.default) for key, spec in manifest.components.items()}
     title = variant.title or (manifest.title if variant.weights is None else name)
     return Entry(name, manifest, folder, encoder, components, params, title, variant.seed, variant.weights)

@@ -192,7 +192,7 @@ class WeightsConfig(Strict):
     folder: Path | None = None
     texts: Path | None = Field(default=None, description="`embeddings` only: the vectors of texts")
     prefix: str = Field(
-        "", description="what stands before the encoder's names in the file; other tensors are left out"
+        default="", description="what stands before the encoder's names in the file; other tensors are left out"
     )
     heads: list[str] = Field(default_factory=list, description="beginnings of names that are no part of the encoder")
     architecture: str | None = Field(default=None, description="timm's name of the image encoder; null: the study's")

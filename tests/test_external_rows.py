@@ -18,7 +18,7 @@ from mlip.data.sources import comes_from, is_known
 from mlip.errors import UserError
 from mlip.methods import entries, method_class, method_folders
 from mlip.paths import StudyPaths
-from mlip.study import load_study, parse_study
+from mlip.study import parse_study
 from mlip.yaml_files import read_yaml
 from tests.benchmarks.simulated import QUALITY, THREE_SEEDS, make_world
 from tests.conftest import ROOT
@@ -47,7 +47,10 @@ def keys(plan: Plan) -> dict[str, str]:
 
 
 def resnet(path: Path, **more: Any) -> dict[str, Any]:
-    return {"method": "weights", "weights": {"file": str(path), "architecture": "resnet18", "normalise": "half", **more}}
+    return {
+        "method": "weights",
+        "weights": {"file": str(path), "architecture": "resnet18", "normalise": "half", **more},
+    }
 
 
 def test_a_row_is_added_and_a_replaced_file_repeats_that_row_only(tmp_path: Path) -> None:
@@ -74,7 +77,11 @@ def test_a_row_of_a_checkpoint_is_a_method_with_one_training(tmp_path: Path) -> 
     raw = read_yaml(ROOT / "config" / "twin.yaml")
     raw["methods"]["variants"] = {
         "mine": resnet(a_file(tmp_path)),
-        "mgca-released": {"method": "mgca", "weights": {"file": str(tmp_path / "weights.pt")}, "title": "MGCA (released)"},
+        "mgca-released": {
+            "method": "mgca",
+            "weights": {"file": str(tmp_path / "weights.pt")},
+            "title": "MGCA (released)",
+        },
     }
     study = parse_study(raw, where="x.yaml")
     rows = entries(study)[0]
@@ -141,7 +148,12 @@ def test_the_tables_rank_it_and_say_what_it_was_trained_on(simulated: Any) -> No
     html = simulated.paths.leaderboard.with_suffix(".html").read_text(encoding="utf-8")
     assert "Checkpoints of others" in html and "trained on NIH ChestX-ray14, PadChest" in html
     made = json.loads((simulated.paths.results / "made.json").read_text(encoding="utf-8"))
-    assert made["rows"]["released"] == {"title": "Alpha (released)", "status": "external", "control": False, "seeded": False}
+    assert made["rows"]["released"] == {
+        "title": "Alpha (released)",
+        "status": "external",
+        "control": False,
+        "seeded": False,
+    }
 
 
 def test_pages_without_such_a_row_do_not_mention_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +197,11 @@ def test_the_audit_warns_where_it_may_have_seen_test_films(tmp_path: Path) -> No
         ("warning", "mimic", "told was trained on MIMIC-CXR: that may hold any of the 2 test films"),
         ("checked", "films", "told names no collection that these films are from"),
         ("warning", "all", "told was trained on PMC-15M, of which nothing is known here"),
-        ("warning", "all", "silent does not say what it was trained on (weights.trained_on): it may have seen any test film"),
+        (
+            "warning",
+            "all",
+            "silent does not say what it was trained on (weights.trained_on): it may have seen any test film",
+        ),
     }
 
 

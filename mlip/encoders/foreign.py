@@ -104,6 +104,22 @@ def load_whole(module: nn.Module, state: dict[str, Tensor], path: Path, key: str
         module.load_state_dict(state, strict=False)  # all but the counters, as was made sure of above
 
 
+def load_renamed(module: nn.Module, weights: WeightsConfig, key: str, rules: Iterable[tuple[str, str | None]]) -> None:
+    """Load a checkpoint whose names are another code's, by rules as :func:`renamed` takes them; else as :func:`load_whole`.
+
+    A convolution of width 1 may stand for a linear layer. Position numbers of a BERT, which are no weights, are passed over.
+    """
+    state = renamed(read_foreign(weights, key), rules)
+    wanted = module.state_dict()
+    fitting = {}
+    for name, value in state.items():
+        if name.endswith(".position_ids"):
+            continue
+        linear = name in wanted and wanted[name].ndim == 2 < value.ndim and set(value.shape[2:]) == {1}
+        fitting[name] = value.flatten(1) if linear else value
+    load_whole(module, fitting, weights.path, key)
+
+
 def renamed(state: dict[str, Tensor], rules: Iterable[tuple[str, str | None]]) -> dict[str, Tensor]:
     """The tensors under new names: the first rule (regular expression at the beginning, replacement) that fits decides; None
     leaves the tensor out. A name that no rule speaks of stays as it is.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def load_strict(model: nn.Module, path: Path, key: str) -> None:
         raise misfit(path, key, {"missing": missing, "unexpected": unexpected})
 
 
-def misfit(path: str | Path, key: str, problems: dict[str, Iterable[str]]) -> UserError:
+def misfit(path: str | Path, key: str, problems: Mapping[str, Iterable[str]]) -> UserError:
     """The error for weights that do not fit: for each kind of problem the number of tensors and the first three."""
     parts = []
     for kind, names in problems.items():

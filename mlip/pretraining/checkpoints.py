@@ -50,6 +50,7 @@ def build_method(study: Study, entry: Entry, seed: int = 0, start: bool = True) 
     if entry.weights is None:
         return method_class(entry.folder)(context)
     context.weights, context.key, context.hashed = entry.weights, entry.weights_key, _hashed(study)
+    context.released = entry.manifest.released
     method = method_class(entry.folder)(context)
     if start:
         method.load_weights(entry.weights, entry.weights_key)

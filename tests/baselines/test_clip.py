@@ -82,7 +82,7 @@ def test_a_clip_resnet_is_a_pyramid(tmp_path: Path) -> None:
     model = openai_model(cnn=True)
     save_file({n: v.contiguous() for n, v in model.state_dict().items()}, tmp_path / "rn.safetensors")
     weights = WeightsConfig(file=tmp_path / "rn.safetensors")
-    with pytest.raises(UserError, match="its image side is a cnn. Fix: set encoder: cnn"):
+    with pytest.raises(UserError, match=r"its image side is a cnn\. Fix: set encoder: cnn"):
         row(weights, "vit")
     method = row(weights, "cnn")
     with torch.no_grad():

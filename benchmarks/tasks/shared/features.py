@@ -44,7 +44,7 @@ def encode_images(
     rows: Sequence[int] | np.ndarray,
     device: torch.device,
     title: str,
-    ids: Sequence[str] = (),
+    ids: Sequence[str] | np.ndarray = (),
 ) -> Iterator[tuple[np.ndarray, ImageFeatures]]:
     """Encode ``images[rows]`` (uint8 [N, S, S]) in batches of 64; yields (positions in ``rows`` [B], features of them).
 

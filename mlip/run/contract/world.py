@@ -84,6 +84,7 @@ def tiny_method(entry: Entry, kind: type[Method] | None = None, study: Study | N
     with tempfile.TemporaryDirectory() as folder:
         weights = entry.weights or kind.example_weights(entry.encoder, Path(folder))
         context.weights, context.key, context.hashed = weights, entry.weights_key, lambda raw: [raw]
+        context.released = entry.manifest.released
         method = kind(context)
         if weights is not None:
             method.load_weights(weights, entry.weights_key)
