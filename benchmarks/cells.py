@@ -255,7 +255,7 @@ def _compute_block(
         files = loaded[row.name].files()
         for one in made:
             one.add(block, row, files, patients, weights)
-        seeded = row.entry is not None and row.entry.manifest.seeded
+        seeded = row.entry is not None and row.entry.seeded
         behind += breakdown.breakdown(plan, block, breakdown.Row(row.name, files, seeded), patients, weights)
 
     records, columns = [], []
@@ -332,7 +332,7 @@ class _Made:
                     self.positives = positives(frame)
                     self.units = carriers(self.spec.key, frame, units[rows], args)
                     self.chance = chance(self.spec.key, frame, args)
-        seeded = row.entry is not None and row.entry.manifest.seeded
+        seeded = row.entry is not None and row.entry.seeded
         unit = block.task.fraction_unit
         drawn = bool(unit) and not (unit == "%" and self.fraction == 100)
         return statistics.estimate(values, resampled, self.units, seeded=seeded, drawn=drawn)

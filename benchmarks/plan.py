@@ -19,8 +19,8 @@ from mlip.data.catalogue import resolve as resolve_reader
 from mlip.data.records import Reader
 from mlip.errors import UserError
 from mlip.fetch.addresses import names as fetchable
-from mlip.fingerprints import Fingerprint, Fingerprints, fingerprint_of_encoders
-from mlip.methods import Entry, entries
+from mlip.fingerprints import Fingerprint, Fingerprints, fingerprint_of_encoders, fingerprint_of_weights
+from mlip.methods import Entry, entries, method_class
 from mlip.paths import StudyPaths
 from mlip.study import Study
 from mlip.twin.catalogue import writer_names
@@ -39,7 +39,12 @@ class Row:
     @property
     def control(self) -> bool:
         """Controls are shown below the methods and take no rank."""
-        return not self.fault and (self.entry is None or self.entry.manifest.status == "control")
+        return not self.fault and (self.entry is None or self.entry.status == "control")
+
+
+def told(entry: Entry) -> list[Any]:
+    """What the pages say of a checkpoint that others trained; [] of a row of this study's own training."""
+    return [entry.weights.path.name, entry.weights.trained_on] if entry.weights else []
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class Plan:
     @property
     def trains(self) -> bool:
         """Whether a row learns from reports."""
-        return any(entry.manifest.trained for entry in self.rows.values())
+        return any(entry.trained for entry in self.rows.values())
 
     def block(self, task: str, protocol: str, dataset: str) -> Block:
         """Raises UserError where the study has no such block."""
@@ -148,9 +153,9 @@ class Plan:
         study = self.study
         printed = [study.title, study.data_note, study.published, study.statistics.model_dump(mode="json")]
         printed += [[b.protocol.model_dump(mode="json"), sorted(b.plan.items())] for b in self.blocks]
-        printed += [
-            [r.name, r.title, r.fault, r.entry and r.entry.manifest.status] for b in self.blocks for r in b.rows
-        ]
+        printed += [[r.name, r.title, r.fault, r.entry and r.entry.status] for b in self.blocks for r in b.rows]
+        if external := [[n, *seen] for n, e in self.rows.items() if (seen := told(e))]:
+            printed.append(external)
         keys = [self.evaluation(e.task, e.protocol, e.dataset, e.row, e.seed).key for e in self.evaluations]
         return self.fingerprints.tables([printed, keys])
 
@@ -165,7 +170,7 @@ def resolve(study: Study, look: bool = True) -> Plan:
     Raises
     ------
     UserError : an unknown reader, writer, method, task, protocol or option; a data root that is missing or lacks a file
-        or a column; an encoder that cannot be built; a data set that does not fit a task. A broken method folder is no
+        or a column; an encoder that cannot be built; a checkpoint that does not fit; a data set that does not fit a task. A broken method folder is no
         error: it becomes a row of ``broken``.
     """
     check_names(study)
@@ -178,6 +183,8 @@ def resolve(study: Study, look: bool = True) -> Plan:
     _check_corpus(study, rows)
     if look:
         _check_encoders(study, rows)
+        for entry in rows.values():
+            _check_weights(study, entry)
     blocks = [
         _block(study, name, config, task, protocol, sources[dataset], rows, broken)
         for name, config, task in configs
@@ -261,7 +268,7 @@ def source_of(study: Study, name: str) -> Source:
 
 def _check_corpus(study: Study, rows: dict[str, Entry]) -> None:
     """Raise UserError where a row learns from films and the study names none to learn from."""
-    needy = [name for name, entry in rows.items() if entry.manifest.trained or entry.calibrated]
+    needy = [name for name, entry in rows.items() if entry.trained or entry.calibrated]
     if needy and not study.pretrain.datasets:
         raise UserError(
             f"pretrain.datasets is empty, and {', '.join(needy)} {'learns' if len(needy) == 1 else 'learn'} from films",
@@ -272,7 +279,7 @@ def _check_corpus(study: Study, rows: dict[str, Entry]) -> None:
 
 def _check_encoders(study: Study, rows: dict[str, Entry]) -> None:
     """Building encoders imports torch and timm: what passed once is not built again to be checked."""
-    kinds = sorted({entry.encoder for entry in rows.values()})
+    kinds = sorted({entry.encoder for entry in rows.values() if not entry.external})
     stages = any(tasks()[name].needs_maps for name in study.tasks)
     check = fingerprint_of_encoders(study, kinds, stages)
     if not source_code.passed(check):
@@ -280,6 +287,22 @@ def _check_encoders(study: Study, rows: dict[str, Entry]) -> None:
 
         check_encoders(study, kinds, stages)
         source_code.remember_passed(check)
+
+
+def _check_weights(study: Study, entry: Entry) -> None:
+    """Whether a row's checkpoint can be read and fits, by names and shapes; what passed once is not read again."""
+    if entry.weights is None:
+        return
+    stages = entry.manifest.feature_maps and any(tasks()[name].needs_maps for name in study.tasks)
+    check = fingerprint_of_weights(study, entry, stages)
+    if source_code.passed(check):
+        return
+    from mlip.encoders.check import check_stages
+
+    method_class(entry.folder).check_weights(entry.weights, entry.encoder, study.image_size, entry.weights_key)
+    if stages and entry.weights.architecture:
+        check_stages(entry.image_config(study), entry.encoder, study.image_size, entry.weights_key)
+    source_code.remember_passed(check)
 
 
 def _block(

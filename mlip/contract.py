@@ -7,9 +7,10 @@ images, L word pieces (padded), W words, S sentences, P = h*w patches, D encoder
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mlip.encoders.image import ImageEncoder
     from mlip.encoders.text import TextEncoder
     from mlip.knowledge.entities import Knowledge
+    from mlip.study import WeightsConfig
     from mlip.text.reports import Report
     from mlip.text.tokenisation import TokenBatch, Tokenizer
 
@@ -101,6 +103,12 @@ class MethodContext:
     knowledge: Knowledge | None
     params: dict[str, Any]  # method.yaml `parameters`, with the recipe's and the variant's overrides applied
     components: dict[str, bool]  # method.yaml `components`, switched
+    weights: WeightsConfig | None = None  # of a row that others trained
+    released: Sequence[tuple[str, str | None]] = ()  # method.yaml `released`: how others name the tensors
+    key: str = "weights"  # of the configuration that names them, for errors
+    hashed: Callable[[str], list[str]] | None = (
+        None  # a film's own identifier -> those it may have in the study's stores
+    )
 
 
 class Method(nn.Module, ABC):
@@ -113,6 +121,46 @@ class Method(nn.Module, ABC):
         self.tokenizer = context.tokenizer
         self.params = context.params
         self.components = context.components
+        self.released = context.released
+
+    def load_weights(self, weights: WeightsConfig, key: str) -> None:
+        """Take over a checkpoint that others trained, whole or not at all (``mlip/encoders/foreign.py``).
+
+        Parameters
+        ----------
+        key : of the configuration that names it, for errors.
+
+        Default: by the key map ``released`` of ``method.yaml``.
+
+        Raises
+        ------
+        UserError : it does not fit tensor by tensor, or the method does not know the names of anyone else's checkpoints.
+        """
+        from mlip.encoders.foreign import load_renamed
+
+        if not self.released:
+            raise UserError(
+                f"{type(self).__name__} does not say how others name its tensors",
+                where=key,
+                fix="write `released` in its method.yaml, or take the image encoder alone: method: weights",
+            )
+        load_renamed(self, weights, key, self.released)
+
+    @classmethod
+    def check_weights(cls, weights: WeightsConfig, kind: Literal["cnn", "vit"], image_size: int, key: str) -> None:
+        """Before anything runs: raise UserError where a checkpoint cannot be read, or is seen to be of something else."""
+        from mlip.encoders.foreign import read_foreign
+
+        if weights.file is None:
+            raise UserError("names a folder", where=key, fix="name the weights file in it")
+        read_foreign(weights, key, meta=True)
+
+    @classmethod
+    def example_weights(cls, kind: Literal["cnn", "vit"], folder: Path) -> WeightsConfig | None:
+        """For ``mlip check-baseline`` of a method that is nothing but a checkpoint (``start: weights``): a tiny one of random
+        weights, written into ``folder``. None: the toy encoder of the check stands in its place.
+        """
+        return None
 
     def text_view(self, report: Report, rng: np.random.Generator) -> str:
         """The text that one training step sees of a report. Default: impression then findings, whole."""
@@ -132,6 +180,13 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """[B, 3, H, W] normalised images -> features. Called in eval mode without gradient."""
+
+    def of_films(self, images: Tensor, image_ids: Sequence[str]) -> ImageFeatures:
+        """Features of films of a store: [B, 3, H, W] images and their hashed identifiers. What the transfer tasks ask.
+
+        Default: :meth:`encode_image`. A method whose features were computed elsewhere looks them up.
+        """
+        return self.encode_image(images)
 
     @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> TextFeatures:

@@ -19,13 +19,14 @@ from mlip.manifest import Recipe
 from mlip.methods import Entry, recipe_of
 from mlip.paths import ROOT
 from mlip.source_code import code_of, content_of, digest
-from mlip.study import Study
+from mlip.study import Study, WeightsConfig
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 STAGES = "mlip.run.stages"
 KNOWLEDGE = "mlip.knowledge"
+PLACES = ("file", "folder", "texts", "trained_on")  # of a checkpoint, whose content counts
 OF_METHODS = (KNOWLEDGE, "mlip.contract", "mlip.encoders", "mlip.pretraining")  # what a control of a task never needs
 
 
@@ -107,7 +108,9 @@ class Fingerprints:
             study = self.study
             at_one_percent = sorted({d for task in study.tasks.values() if 1 in task.fractions for d in task.datasets})
             used = sorted({d for task in study.tasks.values() for d in task.datasets})
-            settings = [study.pretrain.datasets, used, at_one_percent]
+            settings: list[Any] = [study.pretrain.datasets, used, at_one_percent]
+            if elsewhere := {n: v.weights.trained_on for n, v in study.methods.variants.items() if v.weights}:
+                settings.append(elsewhere)
             return settings, _stage("audit"), [self.splits(name) for name in study.datasets]
 
         return self._of(("audit",), parts)
@@ -157,7 +160,13 @@ class Fingerprints:
             made_from = [self.tokenizer(), *([self.knowledge()] if entry.reads_knowledge else [])]
             if entry.calibrated:
                 made_from += self.corpus()
-            if entry.manifest.trained:
+            if entry.weights is not None:
+                settings += [
+                    entry.manifest.released,
+                    _values(entry.weights, *PLACES),
+                    [_contents(p) for p in _paths(entry.weights)],
+                ]
+            if entry.trained:
                 settings += [_recipe(recipe_of(entry, study)), study.pretrain.precision, study.pretrain.devices]
                 made_from += self.corpus()
                 settings += [entry.pairs] if entry.pairs < 100 else []
@@ -259,6 +268,20 @@ def fingerprint_of_encoders(study: Study, kinds: Sequence[str], stages: bool) ->
     return f"encoders-{digest(_values(encoders), study.image_size, kinds, stages, given, versions, code)}"
 
 
+def fingerprint_of_weights(study: Study, entry: Entry, stages: bool) -> str:
+    """What decides whether the checkpoint of a row fits."""
+    weights = entry.weights
+    assert weights is not None
+    values = [
+        _values(weights, "trained_on"),
+        [_contents(p) for p in _paths(weights)],
+        _values(entry.image_config(study)),
+    ]
+    versions = [version(name) for name in ("open_clip_torch", "timm", "torch", "transformers")]
+    code = code_of(["mlip.encoders.check", "mlip.encoders.foreign"], [entry.folder])
+    return f"weights-{digest(values, entry.encoder, study.image_size, stages, versions, code)}"
+
+
 def _stage(name: str, *modules: str, folders: Sequence[Path] = (), without: Sequence[str] = ()) -> str:
     return code_of((f"{STAGES}.{name}", *modules), folders, without)
 
@@ -277,6 +300,17 @@ def _given(pretrained: str | None) -> list[str]:
     if path is None or not path.exists():
         return []
     return [content_of(path)] if path.is_file() else _files(path)
+
+
+def _paths(weights: WeightsConfig) -> list[Path]:
+    return [weights.path, *([weights.texts.expanduser()] if weights.texts else [])]
+
+
+def _contents(path: Path) -> list[str]:
+    """Content of a checkpoint: a file, or all of a folder, the folders in it too."""
+    if path.is_file():
+        return [content_of(path)]
+    return [digest(str(p.relative_to(path)), content_of(p)) for p in sorted(path.rglob("*")) if p.is_file()]
 
 
 def _files(folder: Path) -> list[str]:

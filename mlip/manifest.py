@@ -70,17 +70,30 @@ class Manifest(_Closed):
         default_factory=list
     )
     trained: bool = True
-    start: Literal["study", "random", "pretrained"] = Field(
+    start: Literal["study", "random", "pretrained", "weights"] = Field(
         "study",
         description="weights of the image encoder before pre-training: the study's; random whatever the study says, with "
-        "batch norms calibrated on training films where the method is not trained; or the study's, which must then be "
-        "pretrained",
+        "batch norms calibrated on training films where the method is not trained; the study's, which must then be "
+        "pretrained; or `weights`: nothing but a checkpoint, which each row must name",
     )
     seeded: bool = Field(True, description="whether the pre-training seed moves anything; false: evaluated once")
     feature_maps: bool = Field(
         True,
         description="whether detection and segmentation can build on the method's image network; false where that is its own "
         "and has no maps, see `Method.feature_maps`",
+    )
+    looked_up: bool = Field(
+        False,
+        description="whether features are not computed from films but looked up by image_id in the row's file; the text side is "
+        "there only where the row names `weights.texts`",
+    )
+    requires: list[str] = Field(
+        default_factory=list, description="packages that it needs beside the project's, as pip takes them: `monai>=1.3`"
+    )
+    released: list[tuple[str, str | None]] = Field(
+        default_factory=list,
+        description="how others name the tensors of this method: regular expressions at the beginning of their names, and what stands "
+        "there in ours; null: left out. The first that fits decides",
     )
     components: dict[str, ComponentSpec] = Field(default_factory=dict)
     parameters: dict[str, ParameterSpec] = Field(default_factory=dict)
@@ -98,4 +111,6 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"id is {manifest.id!r} but the folder is {folder.name!r}", where=path, fix="make them equal")
     if manifest.trained and not manifest.seeded:
         raise UserError("a trained method depends on its seed", where=path, fix="leave `seeded` out")
+    if manifest.start == "weights" and (manifest.trained or manifest.seeded):
+        raise UserError("a checkpoint is neither trained nor seeded here", where=path, fix="set both to false")
     return manifest

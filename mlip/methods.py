@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import inspect
 import sys
+import types
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from packaging.requirements import InvalidRequirement, Requirement
 
 from mlip.errors import UserError
 from mlip.manifest import EncoderKind, Manifest, Recipe, read_manifest
 from mlip.paths import ROOT
 from mlip.source_code import check_syntax
-from mlip.study import ImageEncoderConfig, Study, VariantConfig
+from mlip.study import ImageEncoderConfig, Study, VariantConfig, WeightsConfig
 
 if TYPE_CHECKING:
     from mlip.contract import Method
@@ -35,6 +40,34 @@ class Entry:
     title: str
     seed: int = 0
     pairs: int = 100  # percent of the training patients
+    weights: WeightsConfig | None = None  # a checkpoint that others trained: nothing is trained here
+
+    @property
+    def external(self) -> bool:
+        """Whether its weights were trained elsewhere. It is one training: how far another would differ is unknown."""
+        return self.weights is not None
+
+    @property
+    def trained(self) -> bool:
+        """Whether the study trains it."""
+        return self.manifest.trained and not self.external
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the pre-training seed moves anything."""
+        return self.manifest.seeded and not self.external
+
+    @property
+    def status(self) -> str:
+        return "external" if self.external else self.manifest.status
+
+    @property
+    def capabilities(self) -> list[str]:
+        """What the row can do: what the method can, less its text side where vectors of texts are looked up and not given."""
+        can = [str(c) for c in self.manifest.capabilities]
+        if self.manifest.looked_up and not (self.weights and self.weights.texts):
+            return [c for c in can if c not in ("zero_shot", "retrieval")]
+        return can
 
     @property
     def reads_knowledge(self) -> bool:
@@ -44,16 +77,26 @@ class Entry:
     @property
     def calibrated(self) -> bool:
         """Whether the row is a random encoder whose batch norms are set on training films."""
-        return self.manifest.start == "random" and not self.manifest.trained
+        return self.manifest.start == "random" and not self.trained and not self.external
 
     def seeds(self, study: Study) -> list[int]:
         """The pre-training seeds of the row: those of the study, or the first where the seed moves nothing."""
-        return study.pretrain.seeds if self.manifest.seeded else study.pretrain.seeds[:1]
+        return study.pretrain.seeds if self.seeded else study.pretrain.seeds[:1]
 
     def image_config(self, study: Study) -> ImageEncoderConfig:
-        """The image encoder of the row before its training."""
+        """The image encoder of the row before its training, or before its checkpoint is read."""
         config = study.encoders.image(self.encoder)
-        return config.without_weights() if self.manifest.start == "random" else config
+        if self.weights is None:
+            return config.without_weights() if self.manifest.start == "random" else config
+        if self.weights.architecture:
+            config = ImageEncoderConfig(name=self.weights.architecture)
+        side = {"input_size": self.weights.input_size} if self.weights.input_size else {}
+        return config.without_weights().model_copy(update=side)
+
+    @property
+    def weights_key(self) -> str:
+        """The study's key that names its checkpoint."""
+        return f"methods.variants.{self.name}.weights"
 
     def training_seed(self, seed: int) -> int:
         """What this row's training draws from where the study's pre-training seed is ``seed``."""
@@ -61,11 +104,20 @@ class Entry:
 
 
 @cache
-def method_folders() -> dict[str, Path]:
-    """Every folder that holds a ``method.yaml``, by name."""
+def method_folders(*outside: Path) -> dict[str, Path]:
+    """Every folder that holds a ``method.yaml``, by name.
+
+    Parameters
+    ----------
+    outside : method folders, or folders of method folders, outside the checkout (``methods.folders``).
+    """
     found: dict[str, Path] = {}
-    for parent in METHOD_FOLDERS:
-        for path in sorted(parent.glob("*/method.yaml")):
+    for parent in (*METHOD_FOLDERS, *outside):
+        own = parent / "method.yaml"
+        paths = [own] if parent in outside and own.is_file() else sorted(parent.glob("*/method.yaml"))
+        if parent in outside and not paths:
+            raise UserError("holds no method.yaml", where=parent, fix="name a method's folder in methods.folders")
+        for path in paths:
             name = path.parent.name
             if name in found:
                 raise UserError(
@@ -78,13 +130,15 @@ def method_folders() -> dict[str, Path]:
 def entries(study: Study) -> tuple[dict[str, Entry], dict[str, str]]:
     """The rows of a study by name, discovered folders first, then the variants; and the rows of broken folders with what
     is wrong with them, so that one folder does not stop the others. Without ``methods.include``, the row of the pretrained
-    encoder itself is there only where the study's encoder is pretrained.
+    encoder itself is there only where the study's encoder is pretrained, and methods that are nothing but a checkpoint are not.
 
     Raises
     ------
-    UserError : the study itself is wrong: an unknown method, or a variant with an unknown switch, parameter or encoder.
+    UserError : the study itself is wrong: an unknown method, a variant with an unknown switch, parameter or encoder, or
+        with weights that are not there.
     """
-    folders, config = method_folders(), study.methods
+    config = study.methods
+    folders = method_folders(*(folder.expanduser().resolve() for folder in config.folders))
     for name in [*(config.include or []), *config.exclude, *(v.method for v in config.variants.values())]:
         if name not in folders:
             raise UserError(
@@ -106,7 +160,9 @@ def entries(study: Study) -> tuple[dict[str, Entry], dict[str, str]]:
         except UserError as error:
             faults[method] = str(error)
     if config.include is None:  # nobody has asked for these rows by name
-        pointless = {n for n, m in manifests.items() if _lacks_weights(study, m, m.encoders.prefers)}
+        pointless = {
+            n for n, m in manifests.items() if m.start == "weights" or _lacks_weights(study, m, m.encoders.prefers)
+        }
         asked = {n: v for n, v in asked.items() if n in config.variants or n not in pointless}
     rows = {
         name: _entry(study, name, variant, folders[variant.method], manifests[variant.method])
@@ -128,6 +184,7 @@ def _sound_manifest(folder: Path, tier: str) -> Manifest:
     if not (folder / "model.py").is_file():
         raise UserError("has no model.py", where=folder, fix="see docs/adding-a-baseline.md")
     check_syntax(folder)
+    _require_packages(manifest, where)
     recipe = manifest.recipes.get(tier)
     if manifest.trained and recipe is None:
         raise UserError(f"has no recipe {tier!r}", where=where, fix="add it under `recipes`")
@@ -140,8 +197,26 @@ def _sound_manifest(folder: Path, tier: str) -> Manifest:
     return manifest
 
 
+def _require_packages(manifest: Manifest, where: Path) -> None:
+    for line in manifest.requires:
+        try:
+            wanted = Requirement(line)
+        except InvalidRequirement as error:
+            raise UserError(
+                f"requires {line!r}, which pip cannot read ({error})", where=where, fix="e.g. monai>=1.3"
+            ) from None
+        try:
+            found = version(wanted.name)
+        except PackageNotFoundError:
+            found = ""
+        if not found or not wanted.specifier.contains(found, prereleases=True):
+            there = f"{wanted.name} {found} is" if found else "it is not"
+            raise UserError(f"requires {line}; {there} installed", where=where, fix=f"pip install '{line}'")
+
+
 def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manifest: Manifest) -> Entry:
     where = folder / "method.yaml"
+    _check_place(study, name, variant, manifest)
     encoder = variant.encoder or manifest.encoders.prefers
     if encoder not in manifest.encoders.supports:
         raise UserError(
@@ -149,7 +224,7 @@ def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manife
             where=where,
             fix="choose a supported one",
         )
-    if _lacks_weights(study, manifest, encoder):
+    if variant.weights is None and _lacks_weights(study, manifest, encoder):
         raise UserError(
             f"{name} is the study's {encoder} before any training on films, which must be pretrained to be worth a row",
             where=f"study {study.study}: encoders.{encoder}",
@@ -167,12 +242,15 @@ def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manife
             where=where,
             fix=f"one of {sorted(manifest.parameters)}",
         )
-    if variant.pairs < 100 and not manifest.trained:
+    if variant.pairs < 100 and (variant.weights is not None or not manifest.trained):
         raise UserError(f"variant {name} sets pairs, and is never trained", where=where, fix="take `pairs` out")
     recipe = manifest.recipes.get(study.pretrain.recipe)
     params = {key: spec.value for key, spec in manifest.parameters.items()}
-    params |= {**(recipe.params if recipe else {}), **variant.params}
+    if recipe and variant.weights is None:  # a checkpoint was not trained by a recipe of this study
+        params |= recipe.params
+    params |= variant.params
     components = {key: variant.components.get(key, spec.default) for key, spec in manifest.components.items()}
+    title = variant.title or (manifest.title if variant.weights is None else name)
     return Entry(
         name,
         manifest,
@@ -180,10 +258,33 @@ def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manife
         encoder,
         components,
         params,
-        variant.title or manifest.title,
+        title,
         variant.seed,
         variant.pairs,
+        variant.weights,
     )
+
+
+def _check_place(study: Study, name: str, variant: VariantConfig, manifest: Manifest) -> None:
+    """A row that is nothing but a checkpoint names one, and what a row names is there."""
+    where, weights = f"study {study.study}: methods.variants.{name}.weights", variant.weights
+    if weights is None:
+        if manifest.start == "weights":
+            raise UserError(
+                f"{name} names no checkpoint, and {manifest.id} is nothing without one",
+                where=f"study {study.study}: methods",
+                fix=f"make a variant of it: {{method: {manifest.id}, weights: {{file: ...}}}}, see docs/own-weights.md",
+            )
+        return
+    if manifest.status == "control":
+        raise UserError(f"{manifest.id} is a control, which has no checkpoint", where=where, fix="method: weights")
+    if variant.seed:
+        raise UserError("a checkpoint is not trained again with another seed", where=where, fix="leave `seed` out")
+    for path, there in ((weights.file, Path.is_file), (weights.folder, Path.is_dir), (weights.texts, Path.is_file)):
+        if path is not None and not there(path.expanduser()):
+            raise UserError("is not there", where=path, fix=f"correct {where}")
+    if weights.texts and not manifest.looked_up:
+        raise UserError(f"{manifest.id} encodes texts itself", where=where, fix="leave `texts` out")
 
 
 def recipe_of(entry: Entry, study: Study) -> Recipe:
@@ -200,7 +301,7 @@ def method_class(folder: Path) -> type[Method]:
     path = folder / "model.py"
     if not path.is_file():
         raise UserError("has no model.py", where=folder, fix="see docs/adding-a-baseline.md")
-    name = f"{folder.parent.name}.{folder.name}.model"
+    name = _module_name(folder)
     if name in sys.modules:
         module = sys.modules[name]
     else:
@@ -219,3 +320,16 @@ def method_class(folder: Path) -> type[Method]:
     if len(found) != 1:
         raise UserError(f"defines {len(found)} classes deriving Method, needs one", where=path, fix="keep exactly one")
     return found[0]
+
+
+def _module_name(folder: Path) -> str:
+    """What a method's module is called: by its path in the checkout; outside it in a package of its own, so that
+    ``from .parts import ...`` finds the file beside it, and equal names of other places stay apart.
+    """
+    if folder.parent in METHOD_FOLDERS:
+        return f"{folder.parent.name}.{folder.name}.model"
+    package = f"method_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    if package not in sys.modules:
+        sys.modules[package] = module = types.ModuleType(package)
+        module.__path__ = [str(folder)]
+    return f"{package}.model"

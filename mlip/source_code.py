@@ -51,6 +51,7 @@ LIBRARIES = {
     "lightning_fabric": "lightning-fabric",
     "nibabel": "nibabel",
     "numpy": "numpy",
+    "open_clip": "open-clip-torch",
     "ot": "POT",
     "pandas": "pandas",
     "pycocotools": "pycocotools",

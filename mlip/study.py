@@ -168,11 +168,69 @@ class TaskConfig(Strict):
         return json.loads(json.dumps(budget, default=str))
 
 
+class GreyConfig(Strict):
+    """Mean and standard deviation of each channel, of grey values between 0 and 1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(std) <= 0:
+            raise ValueError("a standard deviation must be above 0")
+        return std
+
+
+NORMALISATIONS = {
+    "half": GreyConfig(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),  # what every row of a study sees
+    "imagenet": GreyConfig(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "clip": GreyConfig(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)),
+}
+
+
+class WeightsConfig(Strict):
+    """A checkpoint that others trained, and how its network saw films (docs/own-weights.md)."""
+
+    file: Path | None = None
+    folder: Path | None = None
+    texts: Path | None = Field(default=None, description="`embeddings` only: the vectors of texts")
+    prefix: str = Field(
+        default="", description="what stands before the encoder's names in the file; other tensors are left out"
+    )
+    heads: list[str] = Field(default_factory=list, description="beginnings of names that are no part of the encoder")
+    architecture: str | None = Field(default=None, description="timm's name of the image encoder; null: the study's")
+    input_size: int | None = Field(default=None, gt=0, description="side in pixels of the films that it sees")
+    normalise: Literal["half", "imagenet", "clip"] | GreyConfig | None = Field(
+        default=None, description="grey values that it was trained on; null: what its method says"
+    )
+    trained_on: list[str] = Field(default_factory=list, description="data sets of its training, for the audit")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> WeightsConfig:
+        if (self.file is None) == (self.folder is None):
+            raise ValueError("give one of `file` and `folder`")
+        return self
+
+    @property
+    def path(self) -> Path:
+        """The file or folder."""
+        path = self.file if self.file is not None else self.folder
+        assert path is not None
+        return path.expanduser()
+
+    @property
+    def grey(self) -> GreyConfig | None:
+        """The normalisation in numbers."""
+        return NORMALISATIONS[self.normalise] if isinstance(self.normalise, str) else self.normalise
+
+
 class VariantConfig(Strict):
-    """A further row: a method folder with another encoder, other component switches or other parameters."""
+    """A further row: a method folder with another encoder, other switches or parameters, or with weights trained elsewhere."""
 
     method: str
     encoder: Literal["cnn", "vit"] | None = None
+    weights: WeightsConfig | None = None
     components: dict[str, bool] = Field(default_factory=dict)
     params: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0)  # added to `pretrain.seeds`: the same training again, with other randomness
@@ -190,6 +248,9 @@ class MethodsConfig(Strict):
 
     include: list[str] | None = None
     exclude: list[str] = Field(default_factory=list)
+    folders: list[Path] = Field(
+        default_factory=list, description="method folders outside the checkout, or their parents"
+    )
     variants: dict[str, VariantConfig] = Field(default_factory=dict)
 
 

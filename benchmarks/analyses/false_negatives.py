@@ -45,7 +45,9 @@ def compared_rows(plan: Plan) -> list[str]:
     labelled = any(plan.sources[name].reader.labels for name in plan.study.pretrain.datasets)
     if ANALYSIS not in plan.study.analyses or not labelled:
         return []
-    return [name for name, entry in plan.rows.items() if CAPABILITY in entry.manifest.capabilities]
+    return [
+        name for name, entry in plan.rows.items() if CAPABILITY in entry.capabilities and not entry.manifest.looked_up
+    ]
 
 
 def variants(plan: Plan) -> list[tuple[str, str]]:
@@ -93,7 +95,7 @@ def write_page(plan: Plan, device: torch.device) -> None:
     for name in compared_rows(plan):
         entry = rows[name]
         knowledge = Knowledge.load(paths.knowledge) if entry.reads_knowledge else None
-        size = recipe_of(entry, study).batch_size if entry.manifest.trained else study.pretrain.batch_size or 48
+        size = recipe_of(entry, study).batch_size if entry.trained else study.pretrain.batch_size or 48
         close, resampled, pulls = [], [], []
         for seed in entry.seeds(study):
             method = load_method(study, entry, seed).to(device)
@@ -106,7 +108,7 @@ def write_page(plan: Plan, device: torch.device) -> None:
             np.array([[c["auroc"]] for c in close]),
             np.stack(resampled)[:, None],
             patients,
-            seeded=entry.manifest.seeded,
+            seeded=entry.seeded,
             drawn=False,
         )
         low, high = statistics.confidence(found[name], study.statistics.level)
@@ -122,7 +124,7 @@ def write_page(plan: Plan, device: torch.device) -> None:
 
 def _differences(plan: Plan, found: dict[str, statistics.Estimate]) -> pd.DataFrame:
     """AUROC of the full method minus that of the same without a part: row, against, difference, low, high, p, sd_row, sd_against."""
-    pool = statistics.Pool.of(e for name, e in found.items() if plan.rows[name].manifest.trained)
+    pool = statistics.Pool.of(e for name, e in found.items() if plan.rows[name].trained)
     records = []
     for full, without in variants(plan):
         one = statistics.difference(found[full], found[without], pool)

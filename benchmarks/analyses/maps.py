@@ -66,7 +66,7 @@ def mapped_rows(plan: Plan) -> list[str]:
     """Names of the rows that maps are made of."""
     if CAPABILITY not in plan.study.analyses or not questions(plan):
         return []
-    return [name for name, entry in plan.rows.items() if CAPABILITY in entry.manifest.capabilities]
+    return [name for name, entry in plan.rows.items() if CAPABILITY in entry.capabilities]
 
 
 def fingerprint(plan: Plan, row: str, seed: int) -> Fingerprint:

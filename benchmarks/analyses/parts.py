@@ -38,7 +38,7 @@ def examined_rows(plan: Plan) -> list[str]:
     """Names of the rows on the page: those that were trained, where the study asks for it."""
     if ANALYSIS not in plan.study.analyses:
         return []
-    return [name for name, entry in plan.rows.items() if entry.manifest.trained]
+    return [name for name, entry in plan.rows.items() if entry.trained]
 
 
 def fingerprint(plan: Plan) -> Fingerprint:

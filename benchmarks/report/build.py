@@ -18,7 +18,7 @@ from benchmarks.report.made import MADE, made_json
 from benchmarks.report.standing import standings
 from benchmarks.report.table import metric_table, task_csv
 from benchmarks.report.web import page as web
-from benchmarks.report.words import describe, how_to_read, older_code, settings
+from benchmarks.report.words import describe, external_rows, how_to_read, older_code, settings
 from benchmarks.tasks.catalogue import tasks
 
 if TYPE_CHECKING:
@@ -80,5 +80,10 @@ def task_page(plan: Plan, results: Results, name: str) -> str:
         for index in range(max(len(b.specs) for b in members)):
             parts.append(metric_table(results, [b for b in members if len(b.specs) > index], index))
     parts += breakdown.sections(results, blocks)
-    parts += [how_to_read(study), *older_code(results), published.section(plan, results, name)]
+    parts += [
+        how_to_read(study),
+        *external_rows(study, results),
+        *older_code(results),
+        published.section(plan, results, name),
+    ]
     return "\n\n".join(parts) + "\n"

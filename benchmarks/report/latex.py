@@ -10,7 +10,7 @@ import pandas as pd
 
 from benchmarks.cells import Results, fraction_name
 from benchmarks.report.table import column_keys, rank_text
-from benchmarks.report.words import row_name
+from benchmarks.report.words import full_name
 
 if TYPE_CHECKING:
     from benchmarks.plan import Block
@@ -57,7 +57,7 @@ def _table(results: Results, blocks: Sequence[Block], index: int, protocol: str,
             lines.append(r"\midrule")
         before = row.control
         text = [_cell(cells[k].loc[row.name], columns[k].bold(row.name)) for _, k in keys]
-        lines.append(" & ".join([escape(row_name(row, results)), *text]) + r" \\")
+        lines.append(" & ".join([escape(full_name(row, results)), *text]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
 
 

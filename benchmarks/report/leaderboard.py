@@ -16,7 +16,7 @@ from benchmarks.report.cost import cost
 from benchmarks.report.made import made_on
 from benchmarks.report.standing import Standings, complete, main_columns
 from benchmarks.report.table import metric_table, rank_text
-from benchmarks.report.words import describe, how_to_read, older_code, row_name
+from benchmarks.report.words import describe, external_rows, full_name, how_to_read, older_code
 from benchmarks.scores.statistics import confidence
 from mlip.study import Study
 
@@ -35,6 +35,7 @@ def page(plan: Plan, results: Results, found: Standings) -> str:
         overview(plan, results, found),
         overview_notes(study, results, found),
         how_to_read(study),
+        *external_rows(study, results),
         *older_code(results),
     ]
     folder = study.study
@@ -63,8 +64,8 @@ def overview(plan: Plan, results: Results, found: Standings) -> str:
     for row in results.blocks[0].rows:
         if row.entry is None and not row.fault:
             continue
-        about = [row.entry.encoder, row.entry.manifest.status] if row.entry else ["", "broken"]
-        line = [row_name(row, results), *about, _standing_text(plan, found, row), above_text(results, row)]
+        about = [row.entry.encoder, row.entry.status] if row.entry else ["", "broken"]
+        line = [full_name(row, results), *about, _standing_text(plan, found, row), above_text(results, row)]
         line += [_top(results, group, row) for group in tops.values()]
         line.append(_cost_text(costs.loc[row.name]) if row.entry else "")
         there = complete(results, row)

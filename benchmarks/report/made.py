@@ -30,7 +30,7 @@ def training_cards(plan: Plan, row: str) -> list[dict[str, Any]]:
 
 def makers(plan: Plan) -> dict[str, list[str]]:
     """``machines``, ``versions`` and ``commits`` of the trainings that are there; another CPU gives other numbers."""
-    cards = [c for name, entry in plan.rows.items() if entry.manifest.trained for c in training_cards(plan, name)]
+    cards = [c for name, entry in plan.rows.items() if entry.trained for c in training_cards(plan, name)]
     return {
         "machines": sorted({c["device"] for c in cards if "device" in c}),
         "versions": sorted({f"{name} {found}" for c in cards for name, found in c.get("versions", {}).items()}),
@@ -51,9 +51,9 @@ def made_json(plan: Plan) -> str:
     rows = {
         row.name: {
             "title": row.title,
-            "status": row.entry.manifest.status if row.entry else "",
+            "status": row.entry.status if row.entry else "",
             "control": row.control,
-            "seeded": row.entry is not None and row.entry.manifest.seeded,
+            "seeded": row.entry is not None and row.entry.seeded,
         }
         for block in plan.blocks
         for row in block.rows

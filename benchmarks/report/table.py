@@ -10,7 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from benchmarks.cells import KEY, Column, Results, fraction_name
-from benchmarks.report.words import letter, row_name
+from benchmarks.report.words import full_name, letter
 from benchmarks.scores.support import FEW
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def metric_table(results: Results, blocks: Sequence[Block], index: int) -> str:
     for row in blocks[0].rows:
         if row.control and not (previous and previous.control):
             lines.append(["*Controls*", *[""] * len(keys)])
-        lines.append([row_name(row, results), *(cell_text(cells[k].loc[row.name], columns[k], notes) for _, k in keys)])
+        lines.append(
+            [full_name(row, results), *(cell_text(cells[k].loc[row.name], columns[k], notes) for _, k in keys)]
+        )
         previous = row
     lines.append(["*Smallest separable gap*", *(gap_text(columns[k]) for _, k in keys)])
     lines.append(["*Variance: patients / draws / seeds*", *(shares_text(columns[k]) for _, k in keys)])

@@ -9,6 +9,7 @@ import yaml
 
 from benchmarks.cells import Results, fraction_name
 from benchmarks.scores.support import FEW
+from mlip.data.sources import comes_from, is_known
 from mlip.study import Study
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 RECONSTRUCTION = "†"
 OLDER = "‡"
+EXTERNAL = "§"
 
 
 def describe(study: Study, blocks: Sequence[Block]) -> str:
@@ -82,9 +84,22 @@ def how_to_read(study: Study) -> str:
 
 def row_name(row: Row, results: Results | None = None) -> str:
     """The row's title with its marks: reconstruction, and (where ``results`` are given) a training of older code."""
-    reconstruction = row.entry is not None and row.entry.manifest.status == "reconstruction"
+    reconstruction = row.entry is not None and row.entry.status == "reconstruction"
     older = results is not None and row.name in results.older
-    return row.title + (f" {RECONSTRUCTION}" if reconstruction else "") + (f" {OLDER}" if older else "")
+    marks = [(RECONSTRUCTION, reconstruction), (OLDER, older), (EXTERNAL, row.entry is not None and row.entry.external)]
+    return " ".join([row.title, *(mark for mark, there in marks if there)])
+
+
+def full_name(row: Row, results: Results | None = None) -> str:
+    """:func:`row_name`, and of a checkpoint that others trained what on: for tables, where there is room."""
+    return row_name(row, results) + trained_on(row)
+
+
+def trained_on(row: Row) -> str:
+    """ " (trained on MIMIC-CXR)" of a checkpoint that others trained; "" of other rows."""
+    if row.entry is None or row.entry.weights is None:
+        return ""
+    return f" (trained on {', '.join(row.entry.weights.trained_on) or 'unknown data'})"
 
 
 def letter(number: int) -> str:
@@ -99,6 +114,39 @@ def letter(number: int) -> str:
 
 def _plain(value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...").strip()
+
+
+def external_rows(study: Study, results: Results) -> list[str]:
+    """The section on rows that others trained: what was read, where they may have seen test films, and what one training leaves
+    open; none where there is no such row.
+    """
+    rows = {row.name: row for block in results.blocks for row in block.rows}
+    tested = {block.dataset: study.datasets[block.dataset].reader for block in results.blocks}
+    lines = []
+    for row in rows.values():
+        if row.entry is None or row.entry.weights is None:
+            continue
+        weights = row.entry.weights
+        seen = {name: comes_from(reader, weights.trained_on) for name, reader in tested.items()}
+        unknown = [name for name in weights.trained_on if not is_known(name)]
+        may = [f"**{name}** (from {', '.join(of)})" for name, of in seen.items() if of]
+        said = [f"- {EXTERNAL} {row.title}: `{weights.path.name}`{trained_on(row)}."]
+        if not weights.trained_on:
+            said.append("What it was trained on is not said: it may have seen the test films of every data set.")
+        elif may:
+            said.append(f"It may have seen test films of {', '.join(may)}: its numbers there may flatter it.")
+        else:
+            said.append("It names no collection that the test films are from.")
+        if unknown:
+            said.append(f"Of {', '.join(unknown)} it is not known what it holds.")
+        lines.append(" ".join(said))
+    if not lines:
+        return []
+    about = (
+        "These rows were trained elsewhere and are used as they are. Each is ONE training: its intervals and ranks are those of this "
+        "checkpoint, and how far another training of the same method would differ is unknown."
+    )
+    return ["\n".join(["## Checkpoints of others", "", about, "", *lines])]
 
 
 def older_code(results: Results) -> list[str]:

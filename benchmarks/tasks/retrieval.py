@@ -36,6 +36,7 @@ class Pool:
     """The candidates: one image per study, and the different texts of these studies."""
 
     images: np.ndarray  # uint8 [N, S, S], the whole store
+    ids: np.ndarray  # [N] hashed identifiers of its films
     records: pd.DataFrame  # one row per study [M], `row` points into `images`
     texts: list[str]  # different report texts [T], T <= M
     text_of: np.ndarray  # [M] index into `texts`
@@ -69,7 +70,7 @@ def build_pool(job: EvalJob) -> Pool:
     logger.info(
         "%s: %d test images, %d studies, %d different reports", job.dataset, len(records), len(studies), len(unique)
     )
-    return Pool(store.images, studies.drop(columns="text"), list(unique), text_of)
+    return Pool(store.images, store.records["image_id"].to_numpy(), studies.drop(columns="text"), list(unique), text_of)
 
 
 def ranks(scores: np.ndarray, text_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -122,11 +123,15 @@ class Retrieval(Task):
         with torch.inference_mode():
             texts = [method.encode_text(pool.texts[start : start + BATCH]) for start in starts]
             rows = pool.records["row"].to_numpy()
-            for positions, image in encode_images(method, pool.images, rows, job.device, f"retrieval {job.method}"):
+            title = f"retrieval {job.method}"
+            for positions, image in encode_images(method, pool.images, rows, job.device, title, pool.ids):
                 for start, text in zip(starts, texts, strict=True):
                     similarity = method.similarity(image, text).double().cpu().numpy()
                     scores[positions, start : start + similarity.shape[1]] = similarity
         return self._rows(pool, scores)
+
+    def texts(self, job: EvalJob) -> list[str]:
+        return build_pool(job).texts
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:
         """``chance``: ranks from seeded random scores over the same pool."""

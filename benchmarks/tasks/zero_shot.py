@@ -167,7 +167,12 @@ class ZeroShot(ClassificationTask):
             if protocol.normalise_mean:
                 means = functional.normalize(means, dim=-1)
             for positions, image in encode_images(
-                method, cohort.store.images, test, job.device, f"zero-shot {job.method}"
+                method,
+                cohort.store.images,
+                test,
+                job.device,
+                f"zero-shot {job.method}",
+                cohort.store.records["image_id"].to_numpy(),
             ):
                 unit = functional.normalize(image.joint, dim=-1)
                 if protocol.pool == "embedding":
@@ -187,6 +192,11 @@ class ZeroShot(ClassificationTask):
             shares = p if cohort.target.kind == "multiclass" else np.stack([1 - p[:, number], p[:, number]], axis=1)
             frames.append(cohort.rows(problem, test[use], shares[use], 0, 0))
         return pd.concat(frames, ignore_index=True)
+
+    def texts(self, job: EvalJob) -> list[str]:
+        prompts = job.protocol.prompts_for(job.source.of(job.protocol.datasets)).values()
+        sides = ("positive", "negative") if job.protocol.negatives else ("positive",)
+        return [text for p in prompts for side in sides for text in getattr(p, side)]
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:
         """``constant``: the same score for every image and class."""

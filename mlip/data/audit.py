@@ -13,6 +13,7 @@ import pandas as pd
 from mlip.data.division import ENOUGH
 from mlip.data.duplicates import near_duplicates
 from mlip.data.lineages import QUIRKS
+from mlip.data.sources import comes_from, is_known
 from mlip.data.splits import part_rows, read_splits, train_rows
 from mlip.data.store import Store, open_store
 from mlip.errors import UserError
@@ -92,6 +93,8 @@ def audit(study: Study) -> AuditReport:
     not nested; one-class draws; class drift; patients (same root) and films (perceptual hash, confirmed on pixels)
     shared by a pre-training part and any test part, and by data sets configured on one root.
 
+    Of checkpoints that others trained it is said where they may have seen test films; that is a warning.
+
     Raises
     ------
     UserError : there is a fault; the report is written first and names all of them.
@@ -110,6 +113,9 @@ def audit(study: Study) -> AuditReport:
         for item in data.values():
             if item.name != source:
                 _between(data[source], item, report)
+    for row, variant in study.methods.variants.items():
+        if variant.weights is not None:
+            _trained_elsewhere(study, row, variant.weights.trained_on, data, report)
     paths.audit.parent.mkdir(parents=True, exist_ok=True)
     # Snakemake deletes the output of a job that fails, so a report of faults has a file of its own.
     failed = paths.audit.with_suffix(".failed.md")
@@ -283,6 +289,26 @@ def _one_root(a: _Data, b: _Data, report: AuditReport) -> None:
             report.add("fault", "patients", pair, text, named)
         else:
             report.add("checked", "patients", pair, f"none trains in {one.name} and tests in {other.name}")
+
+
+def _trained_elsewhere(
+    study: Study, row: str, trained_on: list[str], data: dict[str, _Data], report: AuditReport
+) -> None:
+    """A checkpoint's training films are not here to be compared: what can be said, its `trained_on` says."""
+    check = "checkpoint"
+    if not trained_on:
+        text = f"{row} does not say what it was trained on (weights.trained_on): it may have seen any test film"
+        report.add("warning", check, "all", text)
+    for name in trained_on:
+        if not is_known(name):
+            report.add("warning", check, "all", f"{row} was trained on {name}, of which nothing is known here")
+    for item in data.values():
+        if shared := comes_from(study.datasets[item.name].reader, trained_on):
+            films = len(part_rows(item.splits, "test"))
+            text = f"{row} was trained on {', '.join(shared)}: that may hold any of the {films} test films"
+            report.add("warning", check, item.name, text)
+        elif trained_on:
+            report.add("checked", check, item.name, f"{row} names no collection that these films are from")
 
 
 def _between(source: _Data, item: _Data, report: AuditReport) -> None:

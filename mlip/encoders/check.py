@@ -12,10 +12,11 @@ from mlip.encoders.bert_weights import check_bert
 from mlip.encoders.image import STRIDES, ImageEncoder
 from mlip.encoders.text import require_heads, require_positions
 from mlip.errors import UserError
+from mlip.study import NORMALISATIONS
 from mlip.text.tokenisation import pretrained_source
 
 if TYPE_CHECKING:
-    from mlip.study import Study, TextEncoderConfig
+    from mlip.study import ImageEncoderConfig, Study, TextEncoderConfig
 
 
 def check_encoders(study: Study, kinds: Collection[Literal["cnn", "vit"]], stages: bool = False) -> None:
@@ -45,6 +46,14 @@ def check_encoders(study: Study, kinds: Collection[Literal["cnn", "vit"]], stage
     _check_text(study.encoders.text)
 
 
+def check_stages(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], image_size: int, where: str) -> None:
+    """Raise UserError where the image encoder of a row's checkpoint gives detection and segmentation no maps."""
+    with torch.device("meta"):
+        encoder = ImageEncoder(config, kind, image_size, hub=False, grey=NORMALISATIONS["half"], where=where)
+    if kind == "cnn":
+        require_stages(encoder, image_size)
+
+
 def require_stages(encoder: ImageEncoder, image_size: int) -> None:
     """Raise UserError unless a CNN has the stages that dense tasks build on, and images of ``image_size`` fit them."""
     encoder.require_stages()
@@ -53,8 +62,8 @@ def require_stages(encoder: ImageEncoder, image_size: int) -> None:
         raise UserError(
             f"images of {side} pixels are no multiple of {STRIDES[-1]}, the stride of the CNN; detection and segmentation "
             "need it",
-            where="encoders.cnn",
-            fix="choose an image_size that is one, e.g. 96 or 224",
+            where=encoder.where,
+            fix="choose an image_size or input_size that is one, e.g. 96 or 224",
         )
 
 

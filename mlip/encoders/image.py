@@ -24,7 +24,7 @@ from mlip.encoders.depthwise import use_small_maps
 from mlip.encoders.timm_models import timm_model
 from mlip.encoders.timm_names import is_fixed_size
 from mlip.errors import UserError
-from mlip.study import ImageEncoderConfig
+from mlip.study import GreyConfig, ImageEncoderConfig
 
 STRIDES = (4, 8, 16, 32)  # of the maps that detection and segmentation build on
 
@@ -48,6 +48,9 @@ class ImageEncoder(nn.Module):
     kind : ``cnn`` or ``vit``.
     image_size : side of the images in pixels; the model sees ``config.input_size`` (bilinear) where that is set.
     hub : whether ``pretrained: hub`` downloads timm's weights; False leaves the model as it is initialised.
+    grey : of a checkpoint that others trained: the grey values that its network sees, and its stages see films at
+        ``config.input_size`` too. None: those of the study, mean and deviation 0.5.
+    where : the key of the configuration, for errors; ``encoders.<kind>`` where not given.
 
     Raises
     ------
@@ -56,13 +59,21 @@ class ImageEncoder(nn.Module):
     """
 
     def __init__(
-        self, config: ImageEncoderConfig, kind: Literal["cnn", "vit"], image_size: int, hub: bool = True
+        self,
+        config: ImageEncoderConfig,
+        kind: Literal["cnn", "vit"],
+        image_size: int,
+        hub: bool = True,
+        *,
+        grey: GreyConfig | None = None,
+        where: str = "",
     ) -> None:
         super().__init__()
-        self.kind, self.config = kind, config
+        self.kind, self.config, self.grey = kind, config, grey
+        self.where = where or f"encoders.{kind}"
         self.input_size = config.input_size or image_size
         # Channels-last convolutions are about half again as fast on CPUs, and faster on GPUs in half precision.
-        model: Any = timm_model(config, kind, self.input_size, hub).to(memory_format=torch.channels_last)
+        model: Any = timm_model(config, kind, self.input_size, hub, self.where).to(memory_format=torch.channels_last)
         use_small_maps(model)
         self.model = model
         if kind == "vit":
@@ -71,7 +82,7 @@ class ImageEncoder(nn.Module):
         else:
             reductions = [int(stage["reduction"]) for stage in model.feature_info]
             self._stage = {s: reductions.index(s) for s in STRIDES if s in reductions}
-            self._fixed = is_fixed_size(config.name)
+            self._fixed = is_fixed_size(config.name) or grey is not None
             self.stride = 16
         shapes = self._shapes()
         self.dim, self.grid_dim = int(shapes.pooled.shape[1]), int(shapes.grid.shape[3])
@@ -83,9 +94,10 @@ class ImageEncoder(nn.Module):
         return self.grid_size**2
 
     def resize(self, images: Tensor) -> Tensor:
-        if images.shape[-1] == self.input_size:
-            return images
-        return functional.interpolate(images, size=self.input_size, mode="bilinear", align_corners=False)
+        """Films of mean and deviation 0.5 at any size -> as the network sees them: at its size, in its grey values."""
+        if images.shape[-1] != self.input_size:
+            images = functional.interpolate(images, size=self.input_size, mode="bilinear", align_corners=False)
+        return images if self.grey is None else normalised(images, self.grey)
 
     def forward(self, images: Tensor, need_attention: bool = False) -> ImageOutput:
         """[B, 3, H, W] -> pooled, grid and (ViT, on demand) the last block's attention."""
@@ -144,7 +156,7 @@ class ImageEncoder(nn.Module):
             raise UserError(
                 f"{self.config.name!r} has no stage of stride {', '.join(lacking)}; detection and segmentation need 4, 8, "
                 "16 and 32",
-                where="encoders.cnn",
+                where=self.where,
                 fix="choose a model that has the four, or leave these tasks out",
             )
 
@@ -166,12 +178,18 @@ class ImageEncoder(nn.Module):
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{self.config.name!r} takes no images of {self.input_size} pixels ({reason})",
-                where=f"encoders.{self.kind}",
+                where=self.where,
                 fix="change image_size, input_size or the model's args",
             ) from None
         finally:
             self.train()
         return out
+
+
+def normalised(images: Tensor, grey: GreyConfig) -> Tensor:
+    """[B, 3, H, W] of mean and deviation 0.5 -> of the given mean and deviation."""
+    mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (grey.mean, grey.std))
+    return (images * 0.5 + (0.5 - mean)) / std
 
 
 class _OutputsTap:

@@ -17,20 +17,23 @@ from mlip.errors import UserError
 from mlip.study import ImageEncoderConfig
 
 
-def timm_model(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: int, hub: bool = True) -> nn.Module:
+def timm_model(
+    config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: int, hub: bool = True, where: str = ""
+) -> nn.Module:
     """The model without its classifier, with the weights that the configuration names.
 
     Parameters
     ----------
     size : side in pixels of the images that it will see.
     hub : whether ``pretrained: hub`` downloads; False builds the model as it is.
+    where : the key of the configuration, for errors; ``encoders.<kind>`` where not given.
 
     Raises
     ------
     UserError : timm does not know the name or refuses the arguments, the model does not fit its kind or the image size,
         or the weights file does not fit strictly.
     """
-    where = f"encoders.{kind}"
+    where = where or f"encoders.{kind}"
     args = dict(config.args)
     require_known(config.name, config.pretrained, where)
     if config.stem and config.name != "vit":
@@ -56,7 +59,7 @@ def timm_model(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: in
             where=where,
             fix="see timm.list_models() and the model's args",
         ) from None
-    (_require_vit if kind == "vit" else _require_cnn)(model, config.name, size)
+    (_require_vit if kind == "vit" else _require_cnn)(model, config.name, size, where)
     load_pretrained(model, config.name, config.pretrained, f"{where}.pretrained")
     return model
 
@@ -71,8 +74,7 @@ def _own_vit(config: ImageEncoderConfig, args: dict[str, Any], size: int, hub: b
     return model
 
 
-def _require_vit(model: nn.Module, name: str, size: int) -> None:
-    where = "encoders.vit"
+def _require_vit(model: nn.Module, name: str, size: int, where: str) -> None:
     if not isinstance(model, VisionTransformer):
         raise UserError(
             f"{name!r} is not a vit: timm builds a {type(model).__name__}",
@@ -95,11 +97,12 @@ def _require_vit(model: nn.Module, name: str, size: int) -> None:
         )
 
 
-def _require_cnn(model: nn.Module, name: str, size: int) -> None:
-    where = "encoders.cnn"
+def _require_cnn(model: nn.Module, name: str, size: int, where: str) -> None:
     fix = "name a timm model with stages of stride 4, 8, 16 and 32"
     if isinstance(model, VisionTransformer):
-        raise UserError(f"{name!r} is not a cnn", where=where, fix="put it under encoders.vit")
+        raise UserError(
+            f"{name!r} is not a cnn", where=where, fix="put it under encoders.vit; a row of its own: `encoder: vit`"
+        )
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "forward_head"):
         raise UserError(f"timm gives no intermediate features of {name!r}", where=where, fix=fix)
     reductions = {int(stage["reduction"]) for stage in model.feature_info}  # type: ignore[union-attr]

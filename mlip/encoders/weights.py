@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def load_strict(model: nn.Module, path: Path, key: str) -> None:
         raise UserError("there is no such weights file", where=path, fix=f"correct {key}, or use `hub`")
     meta = any(p.is_meta for p in model.parameters())
     state, wanted = read_state(path, key, meta), model.state_dict()
-    state = {name: value for name, value in state.items() if not _is_classifier(name, model, wanted)}
+    state = {name: value for name, value in state.items() if not is_classifier(name, model, wanted)}
     shapes = {n: (tuple(state[n].shape), tuple(v.shape)) for n, v in wanted.items() if n in state}
     wrong = [f"{n} {list(a)} instead of {list(b)}" for n, (a, b) in shapes.items() if a != b]
     if wrong:
@@ -65,7 +65,7 @@ def load_strict(model: nn.Module, path: Path, key: str) -> None:
         raise misfit(path, key, {"missing": missing, "unexpected": unexpected})
 
 
-def misfit(path: str | Path, key: str, problems: dict[str, Iterable[str]]) -> UserError:
+def misfit(path: str | Path, key: str, problems: Mapping[str, Iterable[str]]) -> UserError:
     """The error for weights that do not fit: for each kind of problem the number of tensors and the first three."""
     parts = []
     for kind, names in problems.items():
@@ -129,7 +129,7 @@ def _headers(path: Path) -> dict[str, Tensor]:
     return clean_state_dict(state)
 
 
-def _is_classifier(name: str, model: nn.Module, wanted: dict[str, Tensor]) -> bool:
+def is_classifier(name: str, model: nn.Module, wanted: dict[str, Tensor]) -> bool:
     """Whether a tensor is of a classifier that the model, built without one, does not have."""
     named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     heads = {*HEADS, *((named,) if isinstance(named, str) else named)}

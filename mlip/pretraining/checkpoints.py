@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 
+from mlip.data.privacy import hash_id, read_salt
 from mlip.encoders.image import ImageEncoder
 from mlip.encoders.text import TextEncoder
 from mlip.errors import UserError
@@ -16,11 +18,14 @@ from mlip.knowledge.entities import Knowledge
 from mlip.methods import Entry, method_class
 from mlip.paths import StudyPaths
 from mlip.seeding import seed_everything
+from mlip.study import NORMALISATIONS
 from mlip.text.tokenisation import Tokenizer
 
 if TYPE_CHECKING:
     from mlip.contract import Method
     from mlip.study import Study
+
+HALF = NORMALISATIONS["half"]
 
 
 def build_method(study: Study, entry: Entry, seed: int = 0, start: bool = True) -> Method:
@@ -42,14 +47,31 @@ def build_method(study: Study, entry: Entry, seed: int = 0, start: bool = True) 
     context = MethodContext(
         image_encoder, text_encoder, tokenizer, knowledge, dict(entry.params), dict(entry.components)
     )
-    return method_class(entry.folder)(context)
+    if entry.weights is None:
+        return method_class(entry.folder)(context)
+    context.weights, context.key, context.hashed = entry.weights, entry.weights_key, _hashed(study)
+    context.released = entry.manifest.released
+    method = method_class(entry.folder)(context)
+    if start:
+        method.load_weights(entry.weights, entry.weights_key)
+    return method
+
+
+def _hashed(study: Study) -> Callable[[str], list[str]]:
+    """A film's own identifier -> those that it has in a store of any reader of the study (``mlip/data/privacy.py``)."""
+    salt, readers = read_salt(StudyPaths(study).salt), sorted({c.reader for c in study.datasets.values()})
+    return lambda raw: [hash_id(f"{reader}/image", raw, salt) for reader in readers]
 
 
 def build_image_encoder(study: Study, entry: Entry, seed: int = 0, start: bool = True) -> ImageEncoder:
     """A freshly initialised image encoder of the row's kind."""
     config = entry.image_config(study)
     seed_everything(study.seed, "init-image", entry.training_seed(seed))
-    return ImageEncoder(config if start else config.without_weights(), entry.encoder, study.image_size)
+    if entry.weights is None:
+        return ImageEncoder(config if start else config.without_weights(), entry.encoder, study.image_size)
+    return ImageEncoder(
+        config, entry.encoder, study.image_size, grey=entry.weights.grey or HALF, where=entry.weights_key
+    )
 
 
 def load_method(study: Study, entry: Entry, seed: int) -> Method:

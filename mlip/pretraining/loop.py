@@ -52,7 +52,7 @@ def pretrain(study: Study, entry: Entry, seed: int, fingerprint: Fingerprint) ->
     paths = StudyPaths(study)
     out = paths.pretrain(entry.name, seed)
     out.mkdir(parents=True, exist_ok=True)
-    if not entry.manifest.trained:
+    if not entry.trained:
         method = build_method(study, entry, seed)
         if entry.calibrated:
             calibrate(method.image_encoder, study)
@@ -289,7 +289,8 @@ def _write_card(
         "fingerprint": key,
         "code": code,
         "folder": entry.folder.name,
-        "status": entry.manifest.status,
+        **({"weights": entry.weights.path.name, "trained_on": entry.weights.trained_on} if entry.weights else {}),
+        "status": entry.status,
         "encoder": entry.encoder,
         "study": study.study,
         "seed": entry.training_seed(seed),

@@ -341,6 +341,15 @@ def schema() -> None:
     typer.echo(json.dumps(Study.model_json_schema(), indent=1))
 
 
+@app.command()
+def wanted(out: Annotated[Path, typer.Argument(help="folder for the two lists")], study: StudyFile = DEFAULT) -> None:
+    """Which films and texts a row of embeddings must give vectors of (docs/own-weights.md)."""
+    from mlip.run.wanted import write_wanted
+
+    for path in write_wanted(_plan(study), out):
+        typer.echo(f"wrote {path}")
+
+
 @app.command("new-baseline")
 def new_baseline(name: str) -> None:
     """Make baselines/<name> with a manifest, a working model and a README to start from."""
@@ -351,13 +360,14 @@ def new_baseline(name: str) -> None:
 
 @app.command("check-baseline")
 def check_baseline(
-    name: str,
+    name: Annotated[str, typer.Argument(help="a method's name or folder; with --study a row that names weights")],
     verbose: Annotated[bool, typer.Option("--verbose", help="whole tracebacks of a method's mistakes")] = False,
+    study: Annotated[Path | None, typer.Option("--study", "-s", help="study file whose row is checked")] = None,
 ) -> None:
-    """Run the contract checks over one method folder."""
+    """Run the contract checks over one method folder, or over a row with its checkpoint at its own size."""
     from mlip.run.scaffold import check_baseline as examine
 
-    for line in examine(name, verbose):
+    for line in examine(name, verbose, load_study(study) if study else None):
         typer.echo(line)
 
 

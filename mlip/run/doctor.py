@@ -163,7 +163,7 @@ def _tables(study: Study, health: dict[str, DatasetHealth]) -> tuple[list[Reach]
         return [], str(error)
     problem = ""
     unready: dict[str, str] = {name: health[name].state for name in study.pretrain.datasets if not health[name].usable}
-    if any(entry.manifest.trained for entry in rows.values()):
+    if any(entry.trained for entry in rows.values()):
         silent = [n for n in study.pretrain.datasets if health[n].state == "ready" and not health[n].trainable]
         unready |= dict.fromkeys(silent, "has no reports")
     for task in study.tasks:

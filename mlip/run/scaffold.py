@@ -10,8 +10,9 @@ from pathlib import Path
 
 from mlip.errors import UserError
 from mlip.manifest import read_manifest
-from mlip.methods import method_class, method_folders
+from mlip.methods import Entry, entries, method_class, method_folders
 from mlip.paths import ROOT
+from mlip.study import Study
 
 MANIFEST = """\
 id: {name}
@@ -102,24 +103,24 @@ def new_baseline(name: str, parent: Path = ROOT / "baselines") -> Path:
     return folder
 
 
-def check_baseline(name: str, verbose: bool = False) -> Iterator[str]:
+def check_baseline(name: str, verbose: bool = False, study: Study | None = None) -> Iterator[str]:
     """Run the contract suite (``mlip/run/contract``) over a method folder: one line per check, and a count at the end.
 
-    ``verbose`` prints the whole traceback of each mistake below its line.
+    Parameters
+    ----------
+    name : of a method folder, or its path where it lies outside the checkout; with ``study`` of a row with a checkpoint.
+    verbose : print the whole traceback of each mistake below its line.
 
     Raises
     ------
-    UserError : there is no such folder, its two files cannot be read, or, after the last line, a check has failed.
+    UserError : there is no such folder or row, its two files cannot be read, its checkpoint does not fit, or, after the last
+        line, a check has failed.
     """
     from mlip.run.contract.subject import explain, shown
-    from mlip.run.contract.suite import run_suite, settings_of
+    from mlip.run.contract.suite import row_setting, run_suite, settings_of
 
-    folders = method_folders()
-    if name not in folders:
-        raise UserError(
-            f"there is no method folder {name!r}", where=ROOT / "baselines", fix=f"one of {sorted(folders)}"
-        )
-    folder = folders[name]
+    entry = _row(name, study) if study else None
+    folder = entry.folder if entry else _folder(name)
     manifest = read_manifest(folder)
     try:
         kind = method_class(folder)
@@ -127,7 +128,11 @@ def check_baseline(name: str, verbose: bool = False) -> Iterator[str]:
         if verbose:
             yield "".join(traceback.format_exception(error))
         raise explain(error, folder.resolve(), shown(folder / "model.py")) from None
-    settings = list(settings_of(manifest, folder, kind))
+    if entry is not None and study is not None and entry.weights is not None:
+        kind.check_weights(entry.weights, entry.encoder, study.image_size, entry.weights_key)
+        settings = [row_setting(entry, kind, study)]
+    else:
+        settings = list(settings_of(manifest, folder, kind))
     yield f"{manifest.title}: {', '.join(setting.label for setting in settings)}"
     count: Counter[str] = Counter()
     for line in run_suite(settings, verbose):
@@ -137,3 +142,27 @@ def check_baseline(name: str, verbose: bool = False) -> Iterator[str]:
         problem = f"{count['FAILED']} mistakes, {count['ok']} checks passed, {count['skipped']} skipped"
         raise UserError(problem, where=shown(folder), fix="see the lines above")
     yield f"{count['ok']} checks passed"
+
+
+def _row(name: str, study: Study) -> Entry:
+    rows, broken = entries(study)
+    if name in broken:
+        raise UserError(broken[name])
+    if name not in rows or rows[name].weights is None:
+        raise UserError(
+            f"study {study.study} has no row {name!r} with weights",
+            fix=f"one of {', '.join(n for n, e in rows.items() if e.weights)}; without --study a method's folder is checked",
+        )
+    return rows[name]
+
+
+def _folder(name: str) -> Path:
+    """A method's folder by its name, or by its path where it lies outside the checkout."""
+    if (Path(name).expanduser() / "method.yaml").is_file() and "/" in name:
+        return Path(name).expanduser().resolve()
+    folders = method_folders()
+    if name not in folders:
+        raise UserError(
+            f"there is no method folder {name!r}", where=ROOT / "baselines", fix=f"one of {sorted(folders)}"
+        )
+    return folders[name]

@@ -149,10 +149,10 @@ def evaluation_inputs(wildcards):
     common = [*store_of(dataset), *splits_of(dataset, made), *gate(made), *anew(made)]
     if w.row in block.task.controls:
         return common
-    weights = checkpoint_of(w.row, w.seed)
+    trained = checkpoint_of(w.row, w.seed)
     if block.task.needs == "features":
-        return [*common, str(PATHS.features(w.row, w.seed, dataset)), *weights]
-    return [*common, *weights, str(PATHS.tokenizer), *knowledge_of(w.row)]
+        return [*common, str(PATHS.features(w.row, w.seed, dataset)), *trained]
+    return [*common, *trained, str(PATHS.tokenizer), *knowledge_of(w.row)]
 
 
 def knowledge_of(row):

@@ -24,7 +24,7 @@ from benchmarks.report.made import made_on
 from benchmarks.report.standing import Standings, main_columns
 from benchmarks.report.table import column_keys, rank_text
 from benchmarks.report.web import films, plots
-from benchmarks.report.words import how_to_read, row_name
+from benchmarks.report.words import external_rows, full_name, how_to_read, row_name
 from benchmarks.scores.statistics import confidence
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def page(plan: Plan, results: Results, found: Standings) -> str:
         "maps": _maps(plan),
         "cost": cost.lines(plan),
         "cost_head": cost.HEAD,
-        "reading": Markup(MarkdownIt().render("\n".join(how_to_read(study).splitlines()[2:]))),
+        "reading": Markup(
+            MarkdownIt().render("\n".join([*how_to_read(study).splitlines()[2:], "", *external_rows(study, results)]))
+        ),
         "style": Markup((here / "style.css").read_text(encoding="utf-8")),
         "script": Markup((here / "script.js").read_text(encoding="utf-8")),
         "tables_style": Markup(read_package_file("html/dt_bundle.css")),
@@ -116,9 +118,9 @@ def _standing(plan: Plan, results: Results, found: Standings, rows: list[Row]) -
     lines = []
     for row in rows:
         line: dict[str, Any] = {
-            "title": row_name(row),
+            "title": full_name(row),
             "control": row.control,
-            "status": row.entry.manifest.status if row.entry else "broken",
+            "status": row.entry.status if row.entry else "broken",
         }
         line["encoder"] = row.entry.encoder if row.entry else ""
         if row.name in found.estimates:
@@ -161,7 +163,7 @@ def _task(results: Results, blocks: list[Block], level: float) -> dict[str, Any]
             head = [f"{c.dataset} {c.metric} {fraction_name(b.task, c.fraction)}".strip() for b, c in keys]
             lines = [
                 {
-                    "title": row_name(row),
+                    "title": full_name(row),
                     "control": row.control,
                     "cells": [_cell(results, row, c, level) for _, c in keys],
                 }

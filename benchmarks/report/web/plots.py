@@ -139,7 +139,7 @@ def trainings(plan: Plan) -> Markup:
     """Total loss of each trained row: every seed a line, in units of its first ten steps; "" where nothing is trained."""
     curves = {}
     for name, entry in plan.rows.items():
-        if entry.manifest.trained and training_cards(plan, name):
+        if entry.trained and training_cards(plan, name):
             folders = [plan.paths.pretrain(name, seed) / "metrics.jsonl" for seed in entry.seeds(plan.study)]
             lines = [
                 [json.loads(line)["loss"] for line in f.read_text(encoding="utf-8").splitlines()]

@@ -39,9 +39,17 @@ def fingerprint(store: Store) -> str:
 
 
 def encode_images(
-    method: Method, images: np.ndarray, rows: Sequence[int] | np.ndarray, device: torch.device, title: str
+    method: Method,
+    images: np.ndarray,
+    rows: Sequence[int] | np.ndarray,
+    device: torch.device,
+    title: str,
+    ids: Sequence[str] | np.ndarray = (),
 ) -> Iterator[tuple[np.ndarray, ImageFeatures]]:
-    """Encode ``images[rows]`` (uint8 [N, S, S]) in batches of 64; yields (positions in ``rows`` [B], features of them)."""
+    """Encode ``images[rows]`` (uint8 [N, S, S]) in batches of 64; yields (positions in ``rows`` [B], features of them).
+
+    ``ids``: the hashed identifiers of ``images`` [N], for methods that look films up.
+    """
     import torch
 
     from mlip.data.pixels import to_tensor
@@ -52,7 +60,9 @@ def encode_images(
         for start in range(0, len(rows), BATCH):
             positions = np.arange(start, min(start + BATCH, len(rows)))
             with torch.inference_mode():
-                features = method.encode_image(to_tensor(np.asarray(images[rows[positions]])).to(device))
+                batch = to_tensor(np.asarray(images[rows[positions]])).to(device)
+                names = [ids[row] for row in rows[positions]] if len(ids) else []
+                features = method.of_films(batch, names)
             yield positions, features
             bar.advance(task, len(positions))
 
@@ -77,7 +87,8 @@ def extract(study: Study, entry: Entry, seed: int, dataset: str, device: torch.d
     store = open_store(paths.data(dataset))
     count = len(store.records)
     pooled: np.ndarray | None = None
-    for positions, features in encode_images(method, store.images, np.arange(count), device, f"{entry.name} {dataset}"):
+    title, ids = f"{entry.name} {dataset}", store.records["image_id"].to_numpy()
+    for positions, features in encode_images(method, store.images, np.arange(count), device, title, ids):
         values = features.pooled.float().cpu().numpy()
         if not np.isfinite(values).all():
             raise UserError(

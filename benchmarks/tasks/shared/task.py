@@ -131,6 +131,10 @@ class Task(ABC):
     def check(self, protocol: Any, source: Source, study: Study) -> None:
         """Raise UserError before anything is trained where protocol and data set do not fit."""
 
+    def texts(self, job: EvalJob) -> list[str]:
+        """The texts that it asks every method to encode; for methods that look vectors of texts up."""
+        return []
+
     def plan(self, protocol: Any, config: TaskConfig) -> list[tuple[int, int]]:
         """(fraction, draw) pairs to evaluate: several draws below 100 %, one at 100 % (all labels leave no choice)."""
         if not self.fraction_unit:
@@ -163,7 +167,7 @@ class Task(ABC):
         """Why a method has no cell here, or ""."""
         if self.needs_maps and not entry.manifest.feature_maps:
             return "the method's image network gives no feature maps"
-        lacking = [c for c in self.requires if c not in entry.manifest.capabilities]
+        lacking = [c for c in self.requires if c not in entry.capabilities]
         return f"the method has no {' or '.join(lacking)} capability" if lacking else ""
 
 

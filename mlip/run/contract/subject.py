@@ -17,6 +17,7 @@ from mlip.errors import UserError
 from mlip.methods import Entry
 from mlip.paths import ROOT
 from mlip.run.contract.world import image_size, tiny_batch, tiny_method
+from mlip.study import Study
 
 EPOCHS = 3  # of the toy training: a term may begin, or a layer be released, after the first
 LONGEST = 240  # letters of a foreign message that are shown
@@ -28,10 +29,11 @@ class Subject:
 
     entry: Entry
     kind: type[Method]
+    study: Study | None = None  # of a row with a checkpoint
 
     def fresh(self) -> Method:
         """The method as built, every time with the same weights."""
-        return tiny_method(self.entry, self.kind)
+        return tiny_method(self.entry, self.kind, self.study)
 
     @cached_property
     def ready(self) -> Method:
@@ -47,7 +49,7 @@ class Subject:
 
     @property
     def size(self) -> int:
-        return image_size(self.entry.manifest)
+        return image_size(self.entry, self.study)
 
     @cached_property
     def images(self) -> Tensor:

@@ -18,10 +18,11 @@ from mlip.manifest import EncoderKind, Manifest
 from mlip.methods import Entry
 from mlip.run.contract import features, files, maps, text, training, weights
 from mlip.run.contract.subject import Subject, explain
+from mlip.study import Study
 
 Check = Callable[[Subject], None]
 
-ALWAYS, TRAINED, TEXT = "always", "trained", "zero_shot or retrieval"
+ALWAYS, TRAINED, TEXT, FILMS = "always", "trained", "zero_shot or retrieval", "unless looked_up"
 LOCAL, KNOWLEDGE, MAPS, NO_MAPS = "local_alignment", "knowledge", "maps", "without maps"
 # When a check applies: by what method.yaml says. In the order in which they run.
 CHECKS: dict[Check, str] = {
@@ -40,15 +41,15 @@ CHECKS: dict[Check, str] = {
     training.check_gradients_reach_every_parameter: TRAINED,
     training.check_losses_take_reports_without_entities: KNOWLEDGE,
     training.check_knowledge_can_be_forgotten: KNOWLEDGE,
-    features.check_image_features_have_their_shapes: ALWAYS,
-    features.check_image_features_are_finite: ALWAYS,
-    features.check_image_joint_is_normalised: ALWAYS,
-    features.check_image_features_depend_on_the_image: ALWAYS,
-    features.check_image_features_repeat: ALWAYS,
-    features.check_image_features_do_not_depend_on_the_batch: ALWAYS,
-    features.check_grid_is_in_image_order: ALWAYS,
-    features.check_own_image_network_has_feature_maps: ALWAYS,
-    features.check_feature_maps: ALWAYS,
+    features.check_image_features_have_their_shapes: FILMS,
+    features.check_image_features_are_finite: FILMS,
+    features.check_image_joint_is_normalised: FILMS,
+    features.check_image_features_depend_on_the_image: FILMS,
+    features.check_image_features_repeat: FILMS,
+    features.check_image_features_do_not_depend_on_the_batch: FILMS,
+    features.check_grid_is_in_image_order: FILMS,
+    features.check_own_image_network_has_feature_maps: FILMS,
+    features.check_feature_maps: FILMS,
     text.check_text_features_have_their_shapes: TEXT,
     text.check_text_features_are_finite: TEXT,
     text.check_empty_text_is_encoded: TEXT,
@@ -155,7 +156,8 @@ def checks_of(manifest: Manifest) -> list[Check]:
     applies = {
         ALWAYS: True,
         TRAINED: manifest.trained,
-        TEXT: bool(can & {"zero_shot", "retrieval"}),
+        TEXT: bool(can & {"zero_shot", "retrieval"}) and not manifest.looked_up,
+        FILMS: not manifest.looked_up,
         LOCAL: "local_alignment" in can,
         KNOWLEDGE: "knowledge" in can and manifest.trained,
         MAPS: "maps" in can,
@@ -180,6 +182,13 @@ def settings_of(manifest: Manifest, folder: Path, kind: type[Method]) -> Iterato
                 words = " and ".join(f"{'without' if manifest.components[n].default else 'with'} {n}" for n in turned)
                 yield Setting(f"{encoder} {words}", subject, SWITCHED)
                 break
+
+
+def row_setting(entry: Entry, kind: type[Method], study: Study) -> Setting:
+    """A row with its checkpoint, at its own encoder and size. What is trained is not looked at: it is not."""
+    setting = Setting(entry.encoder, Subject(entry, kind, study))
+    setting.checks = [c for c in setting.checks if CHECKS[c] not in (TRAINED, KNOWLEDGE)]
+    return setting
 
 
 def toy_entry(manifest: Manifest, folder: Path, encoder: EncoderKind, turned: Sequence[str] = ()) -> Entry:

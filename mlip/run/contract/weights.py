@@ -39,7 +39,9 @@ def check_same_seed_gives_the_same_weights(subject: Subject) -> None:
 
 def check_image_encoder_is_exported(subject: Subject) -> None:
     """``image_encoder.model`` has the tensors of the study's encoder, which the transfer tasks load strictly."""
-    method, fresh = subject.fresh(), image_encoder(subject.entry)
+    method = subject.fresh()
+    of_checkpoint = subject.entry.manifest.start == "weights"  # whose network its own configuration describes
+    fresh = subject.fresh().image_encoder if of_checkpoint else image_encoder(subject.entry, subject.study)
     with _refused(subject, "image_encoder", "keep self.image_encoder as given; put a network of your own beside it"):
         state = {key: value.contiguous() for key, value in method.image_encoder.model.state_dict().items()}
         with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +52,7 @@ def check_image_encoder_is_exported(subject: Subject) -> None:
 def check_weights_load_strictly(subject: Subject) -> None:
     """What is written after a training step is read back strictly and gives the same features."""
     method = subject.fresh()
-    if subject.entry.manifest.trained:
+    if subject.entry.trained:
         method.train()
         seed_everything("contract-steps")
         method.losses(subject.batch(method))
@@ -82,8 +84,10 @@ def _refused(subject: Subject, name: str, fix: str) -> Iterator[None]:
 
 def _features(subject: Subject, method: Method) -> dict[str, Tensor]:
     with torch.no_grad():
+        if subject.entry.manifest.looked_up:
+            return {name: value for name, value in method.named_buffers() if name.count(".") == 0}
         image = method.encode_image(subject.images)
         found = {"pooled": image.pooled, "the images' joint": image.joint}
-        if {"zero_shot", "retrieval"} & set(subject.entry.manifest.capabilities):
+        if {"zero_shot", "retrieval"} & set(subject.entry.capabilities):
             found["the texts' joint"] = method.encode_text(TEXTS).joint
     return found

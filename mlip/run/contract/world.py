@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -11,10 +13,9 @@ from mlip.contract import Batch, Method, MethodContext
 from mlip.encoders.image import ImageEncoder
 from mlip.encoders.text import TextEncoder
 from mlip.knowledge.entities import Knowledge, build_knowledge
-from mlip.manifest import Manifest
 from mlip.methods import Entry, method_class
 from mlip.seeding import generator, seed_everything, torch_generator
-from mlip.study import ImageEncoderConfig, KnowledgeConfig, TextEncoderConfig
+from mlip.study import NORMALISATIONS, ImageEncoderConfig, KnowledgeConfig, Study, TextEncoderConfig
 from mlip.text.reports import Report, parse_report
 from mlip.text.tokenisation import Tokenizer, train_tokenizer
 
@@ -32,14 +33,20 @@ REPORTS = [
 ENTITIES: list[list[int]] = [[0, 1], [2], [], [3, 4], [5], [1], [], [0]]
 
 
-def image_size(manifest: Manifest) -> int:
-    """Side of the toy images: ``encoders.input_size`` where ``method.yaml`` declares one, else :data:`SIZE`."""
-    return getattr(manifest.encoders, "input_size", None) or SIZE
+def image_size(entry: Entry, study: Study | None = None) -> int:
+    """Side of the toy images: that of a row's checkpoint, or of its study; of a method ``encoders.input_size`` where
+    ``method.yaml`` declares one, else :data:`SIZE`.
+    """
+    own = entry.weights.input_size if entry.weights else None
+    return own or (study.image_size if study else None) or entry.manifest.encoders.input_size or SIZE
 
 
-def image_encoder(entry: Entry) -> ImageEncoder:
-    """A tiny ResNet, or a tiny ViT of 4 x 4 patches, for images of :func:`image_size`."""
-    size = image_size(entry.manifest)
+def image_encoder(entry: Entry, study: Study | None = None) -> ImageEncoder:
+    """A tiny ResNet, or a tiny ViT of 4 x 4 patches, for images of :func:`image_size`; of a study's row its own."""
+    size = image_size(entry, study)
+    if study is not None and entry.weights is not None:
+        grey = entry.weights.grey or NORMALISATIONS["half"]
+        return ImageEncoder(entry.image_config(study), entry.encoder, size, grey=grey, where=entry.weights_key)
     config = (
         ImageEncoderConfig(name="resnet", args={"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]})
         if entry.encoder == "cnn"
@@ -48,24 +55,40 @@ def image_encoder(entry: Entry) -> ImageEncoder:
     return ImageEncoder(config, entry.encoder, size)
 
 
-def tiny_method(entry: Entry, kind: type[Method] | None = None) -> Method:
+def tiny_method(entry: Entry, kind: type[Method] | None = None, study: Study | None = None) -> Method:
     """The method with toy encoders, as the contract suite and the tests build it; always with the same weights.
 
-    ``kind`` is the method's class where it is not to be read from the entry's folder.
+    Parameters
+    ----------
+    kind : the method's class where it is not to be read from the entry's folder.
+    study : of a row with a checkpoint, which is then built and loaded as in this study. A method that is nothing but a
+        checkpoint is given its own example otherwise.
     """
     kind = kind or method_class(entry.folder)
     seed_everything("contract", entry.name)
     text = TextEncoderConfig(layers=2, dim=32, heads=2, vocabulary=300, max_tokens=48)
     tokenizer = _tokenizer(text.vocabulary, text.max_tokens)
+    if study is not None and (pretrained := study.encoders.text.pretrained):
+        text = study.encoders.text
+        tokenizer = Tokenizer.pretrained(pretrained, text.max_tokens)
     context = MethodContext(
-        image_encoder(entry),
+        image_encoder(entry, study),
         TextEncoder(text, tokenizer.vocabulary),
         tokenizer,
         tiny_knowledge() if "knowledge" in entry.manifest.capabilities else None,
         dict(entry.params),
         dict(entry.components),
     )
-    return kind(context)
+    if study is None and entry.manifest.start != "weights":
+        return kind(context)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = entry.weights or kind.example_weights(entry.encoder, Path(folder))
+        context.weights, context.key, context.hashed = weights, entry.weights_key, lambda raw: [raw]
+        context.released = entry.manifest.released
+        method = kind(context)
+        if weights is not None:
+            method.load_weights(weights, entry.weights_key)
+        return method
 
 
 def tiny_knowledge() -> Knowledge:
