@@ -78,7 +78,9 @@ def load_exported(folder: str | Path) -> ImageEncoder:
         found: Any = json.loads(path.read_text(encoding="utf-8"))["mlip"]
         about = ExportedEncoder.model_validate(found)
     except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", where=path, fix="give a folder of `mlip export`") from None
+        raise UserError(
+            f"cannot be read ({error.strerror})", where=path, fix="give a folder of `mlip export`"
+        ) from None
     except ValidationError as error:
         raise UserError(describe(error), where=path, fix=fix) from None
     except (ValueError, KeyError, TypeError):

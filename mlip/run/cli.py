@@ -1,5 +1,5 @@
 """The command line: ``mlip doctor``, ``mlip check``, ``mlip claims``, ``mlip audit``, ``mlip new-baseline``, ``mlip check-baseline``,
-``mlip run <stage>``. Imports are local: a command pays for its own libraries only.
+``mlip run <stage>``; those that hand results on stand in ``sharing.py``. Imports are local: a command pays for its own libraries only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import typer
 
 from mlip.errors import UserError
 from mlip.log import setup_logging
+from mlip.run import sharing
 from mlip.run.jobs import inputs_of, perform
 from mlip.study import Study, load_study
 
@@ -28,6 +29,8 @@ app = typer.Typer(
 )
 run_app = typer.Typer(no_args_is_help=True, help="One stage of a study (what the Snakemake rules call).")
 app.add_typer(run_app, name="run")
+for command in (sharing.export, sharing.pack, sharing.unpack):
+    app.command()(command)
 
 StudyFile = Annotated[
     Path, typer.Option("--study", "-s", envvar="MLIP_STUDY", help="study file: config/*.yaml; a run sets the variable")
