@@ -8,12 +8,15 @@ import pytest
 
 from mlip import methods
 from mlip.errors import UserError
+from mlip.manifest import read_manifest
 from mlip.methods import method_folders
 from mlip.run.scaffold import check_baseline, new_baseline
 
 
 def test_new_baseline_trains_as_scaffolded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = new_baseline("my-method", tmp_path / "baselines")
+    manifest, text = read_manifest(folder), (folder / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{key}`" in text for key in (*manifest.components, *manifest.parameters))
     monkeypatch.setattr(methods, "METHOD_FOLDERS", (tmp_path / "baselines",))
     method_folders.cache_clear()
     try:

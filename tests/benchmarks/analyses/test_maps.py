@@ -122,7 +122,7 @@ def _entry(name: str, kind: str) -> Entry:
 
 
 @pytest.mark.parametrize(
-    "name,kind", [(n, k) for n, f in method_folders().items() for k in read_manifest(f).encoders.supports]
+    "name,kind", [(n, k) for n, f in our_methods().items() for k in read_manifest(f).encoders.supports]
 )
 def test_methods_have_the_maps_that_they_claim(name: str, kind: str) -> None:
     entry = _entry(name, kind)
