@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +13,14 @@ import torch
 from pydantic import Field, ValidationError
 from safetensors.torch import save_file
 from timm.models import save_for_hf
-from torch import nn
+from torch import Tensor, nn
 
-from mlip.encoders.image import ImageEncoder
+from mlip.encoders.image import ImageEncoder, ImageOutput
 from mlip.encoders.weights import load_strict
 from mlip.errors import UserError
 from mlip.study import ImageEncoderConfig, Strict, describe
 
+Pooling = Literal["encoder", "patches", "both"]  # the encoder's own, the mean of the grid, the mean of the two
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # What timm calls the networks that we build from sizes; the sizes go into its ``model_args``.
 TIMM_NAMES = {"resnet": "resnet18", "vit": "vit_base_patch16_224"}
@@ -29,19 +31,39 @@ class ExportedEncoder(Strict):
 
     kind: Literal["cnn", "vit"]
     image_size: int = Field(gt=0, description="side in pixels of the images that it was trained on")
+    pooling: Pooling
     encoder: ImageEncoderConfig
 
 
-def timm_knows(config: ImageEncoderConfig) -> bool:
-    """Whether timm can build the network from a name and plain arguments: all but a ``vit`` on a stem."""
-    return config.stem is None
+class MeasuredEncoder(ImageEncoder):
+    """An image encoder whose ``pooled`` is what the study's tables measured of the method."""
+
+    pooling: Pooling = "encoder"
+
+    def forward(self, images: Tensor, need_attention: bool = False) -> ImageOutput:
+        out: ImageOutput = super().forward(images, need_attention)
+        return replace(out, pooled=pool(out, self.pooling))
 
 
-def write_exported(encoder: ImageEncoder, image_size: int, folder: Path) -> None:
+def pool(out: ImageOutput, pooling: Pooling) -> Tensor:
+    """[B, D] of an encoder's output."""
+    if pooling == "encoder":
+        return out.pooled
+    patches = out.grid.flatten(1, 2).mean(dim=1)
+    return patches if pooling == "patches" else (patches + out.pooled) / 2
+
+
+def timm_knows(config: ImageEncoderConfig, pooling: Pooling = "encoder") -> bool:
+    """Whether timm can build the network from a name and plain arguments: all but a ``vit`` on a stem, or one with two poolings."""
+    return config.stem is None and pooling != "both"
+
+
+def write_exported(encoder: ImageEncoder, image_size: int, folder: Path, pooling: Pooling = "encoder") -> None:
     """Write ``model.safetensors`` and ``config.json`` of an encoder on the CPU into a folder that is there."""
-    config = encoder.config.without_weights()
-    about = ExportedEncoder(kind=encoder.kind, image_size=image_size, encoder=config).model_dump(mode="json")
-    if not timm_knows(config):
+    about = ExportedEncoder(
+        kind=encoder.kind, image_size=image_size, pooling=pooling, encoder=encoder.config.without_weights()
+    ).model_dump(mode="json")
+    if not timm_knows(encoder.config, pooling):
         state = {name: value.contiguous() for name, value in encoder.model.state_dict().items()}
         save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
         text = json.dumps({"num_features": encoder.dim, "mlip": about}, indent=2)
@@ -49,23 +71,28 @@ def write_exported(encoder: ImageEncoder, image_size: int, folder: Path) -> None
         return
     side = encoder.input_size
     seen = {"input_size": (3, side, side), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bilinear", "crop_pct": 1.0}  # fmt: skip
-    model = _of_timm(encoder).to(memory_format=torch.contiguous_format)  # safetensors writes no channels-last tensors
+    model = _of_timm(encoder, pooling).to(
+        memory_format=torch.contiguous_format
+    )  # safetensors writes no channels-last tensors
     save_for_hf(model, str(folder), model_config={"mlip": about}, safe_serialization=True, data_config=seen)
 
 
-def _of_timm(encoder: ImageEncoder) -> nn.Module:
-    """The network as timm's factory made it, which notes in it how; one of our own sizes is built again by the factory."""
+def _of_timm(encoder: ImageEncoder, pooling: Pooling) -> nn.Module:
+    """The network as timm's factory made it, which notes in it how; one of our own sizes, or of another pooling than timm's
+    own, is built again by the factory."""
     name, args = encoder.config.name, dict(encoder.config.args)
-    if name not in TIMM_NAMES:
+    if name not in TIMM_NAMES and pooling == "encoder":
         return deepcopy(encoder.model)
-    if name == "vit":
+    if encoder.kind == "vit":
         args["img_size"] = encoder.input_size
-    model = timm.create_model(TIMM_NAMES[name], num_classes=0, **args)
+    if pooling == "patches":  # the last norm stays before the pooling
+        args |= {"global_pool": "avg", "fc_norm": False}
+    model = timm.create_model(TIMM_NAMES.get(name, name), num_classes=0, **args)
     model.load_state_dict(encoder.model.state_dict(), strict=True)
     return model
 
 
-def load_exported(folder: str | Path) -> ImageEncoder:
+def load_exported(folder: str | Path) -> MeasuredEncoder:
     """The encoder of a folder that ``mlip export`` wrote, in eval mode on the CPU; pooled, grid and stages as in the study.
 
     Raises
@@ -85,7 +112,8 @@ def load_exported(folder: str | Path) -> ImageEncoder:
         raise UserError(describe(error), where=path, fix=fix) from None
     except (ValueError, KeyError, TypeError):
         raise UserError("has no part `mlip`", where=path, fix=fix) from None
-    encoder = ImageEncoder(about.encoder, about.kind, about.image_size, hub=False)
+    encoder = MeasuredEncoder(about.encoder, about.kind, about.image_size, hub=False)
+    encoder.pooling = about.pooling
     load_strict(encoder.model, Path(folder) / WEIGHTS, f"{folder}/{WEIGHTS}")
     return encoder.eval()
 

@@ -8,9 +8,9 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 from tabulate import tabulate
 
+from benchmarks.cells import fraction_name
 from benchmarks.plan import generated
 from benchmarks.tasks.catalogue import tasks
-from mlip.encoders.exported import timm_knows
 
 if TYPE_CHECKING:
     from benchmarks.plan import Plan
@@ -29,23 +29,26 @@ STATUS = {
 }
 
 
-def card_text(plan: Plan, entry: Entry, seed: int, card: dict[str, Any], cells: pd.DataFrame, name: str) -> str:
+def card_text(
+    plan: Plan, entry: Entry, seed: int, card: dict[str, Any], cells: pd.DataFrame, name: str, by_timm: bool
+) -> str:
     """``README.md`` of the exported folder called ``name``.
 
     Parameters
     ----------
     card : ``card.json`` of the training.
     cells : the row's cells that have a value, as in ``cells.csv``.
+    by_timm : whether timm loads the folder.
     """
     study, manifest = plan.study, entry.manifest
     parts = [
-        f"---\n{_front(plan, entry, cells, name).to_yaml()}\n---",
+        f"---\n{_front(plan, entry, cells, name, by_timm).to_yaml()}\n---",
         f"# {entry.title}: image encoder",
         study.note,
         f"Seed {seed} of the row `{entry.name}` in the study `{study.study}` ({study.title}). The method is {STATUS[manifest.status]}; "
         f"{manifest.paper}. It is for research; nothing here was evaluated for clinical use.",
         "## Load it",
-        _load(plan, entry, name),
+        _load(plan, entry, name, by_timm),
         "## Results",
         _results(plan, entry, cells),
         "## Training",
@@ -58,17 +61,17 @@ def card_text(plan: Plan, entry: Entry, seed: int, card: dict[str, Any], cells: 
     return "\n\n".join(parts) + "\n"
 
 
-def _front(plan: Plan, entry: Entry, cells: pd.DataFrame, name: str) -> ModelCardData:
+def _front(plan: Plan, entry: Entry, cells: pd.DataFrame, name: str, by_timm: bool) -> ModelCardData:
     licence = _licence(plan, entry)[0]
-    kinds = {d: plan.sources[d].kind for d in plan.sources}
+    keys = {(b.task_name, b.protocol_name, b.dataset, spec.title): spec.key for b in plan.blocks for spec in b.specs}
     results = [
         EvalResult(
             task_type=HUB_TASKS.get(c["task"], "other"),
             task_name=f"{tasks()[c['task']].title}, protocol {c['protocol']}",
-            dataset_type=kinds[c["dataset"]],
-            dataset_name=c["dataset"],
+            dataset_type=_dataset(plan, c["dataset"]),
+            dataset_name=_named(plan, c["dataset"]),
             dataset_args={"labels": _labels(c)} if _labels(c) else None,
-            metric_type=c["metric"].lower().replace(" ", "_"),
+            metric_type=keys[c["task"], c["protocol"], c["dataset"], c["metric"]],
             metric_name=c["metric"],
             metric_value=c["value"],
         )
@@ -78,7 +81,7 @@ def _front(plan: Plan, entry: Entry, cells: pd.DataFrame, name: str) -> ModelCar
         model_name=name,
         license=licence,
         license_name=None if licence != "other" else "of-the-training-data",
-        library_name="timm" if timm_knows(entry.image_config(plan.study)) else "mlip-bench",
+        library_name="timm" if by_timm else "mlip-bench",
         pipeline_tag="image-feature-extraction",
         tags=["chest-x-ray", "medical-imaging", "vision-language-pre-training", entry.manifest.id, entry.encoder],
         datasets=sorted({_dataset(plan, d) for d in plan.study.pretrain.datasets}) if entry.manifest.trained else None,
@@ -91,21 +94,25 @@ def _dataset(plan: Plan, name: str) -> str:
     return f"virtual-patients-{name}" if generated(plan.study, name) else plan.sources[name].kind
 
 
+def _named(plan: Plan, name: str) -> str:
+    """A data set for people: one of virtual patients is called so wherever it stands."""
+    return f"{name} ({'virtual patients' if generated(plan.study, name) else plan.sources[name].reader.title})"
+
+
 def _labels(cell: dict[Any, Any]) -> str:
-    unit = tasks()[cell["task"]].fraction_unit
-    return f"{cell['fraction']} {unit}" if unit else ""
+    return fraction_name(tasks()[cell["task"]], cell["fraction"])
 
 
-def _load(plan: Plan, entry: Entry, name: str) -> str:
+def _load(plan: Plan, entry: Entry, name: str, by_timm: bool) -> str:
     config = entry.image_config(plan.study)
     side = config.input_size or plan.study.image_size
-    if timm_knows(config):
+    if by_timm:
         line = f'import timm\n\nencoder = timm.create_model("local-dir:{name}", pretrained=True).eval()'
         what = "`local-dir:` is followed by the path of this folder; from the hub it is `hf-hub:OWNER/NAME`. `encoder(images)` gives the pooled features [B, D]."
     else:
         line = f'from mlip.encoders.exported import load_exported\n\nencoder = load_exported("{name}")'
         what = (
-            "timm cannot build this network by a name: it is a ViT on a CNN's first stages, which the MLIP bench's package builds. "
+            "timm cannot build this network by a name (a ViT on a CNN's first stages, or with a pooling of its own); the MLIP bench's package does. "
             "`encoder(images).pooled` gives the features [B, D], `.grid` those of the patches."
         )
     return (
@@ -120,7 +127,7 @@ def _results(plan: Plan, entry: Entry, cells: pd.DataFrame) -> str:
     level, seeds = round(100 * plan.study.statistics.level), len(entry.seeds(plan.study))
     lines = [
         [
-            tasks()[c["task"]].title, c["protocol"], c["dataset"], _labels(c), c["metric"],
+            tasks()[c["task"]].title, c["protocol"], _named(plan, c["dataset"]), _labels(c), c["metric"],
             f"{100 * c['value']:.1f}", f"{100 * c['ci_low']:.1f} to {100 * c['ci_high']:.1f}",
         ]
         for c in cells.to_dict("records")
@@ -142,7 +149,7 @@ def _training(plan: Plan, entry: Entry, card: dict[str, Any]) -> list[str]:
         + (", ".join(f"`{s}`" for s in start) or "random weights")
     ]
     if entry.manifest.trained:
-        sets = ", ".join(f"{d} ({'virtual patients' if generated(study, d) else plan.sources[d].reader.title})" for d in study.pretrain.datasets)  # fmt: skip
+        sets = ", ".join(_named(plan, d) for d in study.pretrain.datasets)
         recipe = card.get("recipe", {})
         numbers = ", ".join(f"{key} {recipe[key]}" for key in ("epochs", "batch_size", "lr", "weight_decay") if key in recipe)  # fmt: skip
         lines += [

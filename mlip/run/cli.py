@@ -307,9 +307,10 @@ def compare(
 
 
 @app.command()
-def schema() -> None:
+def schema(out: Annotated[Path | None, typer.Option(help="write it here; without: print it")] = None) -> None:
     """The JSON schema of a study file, for editors."""
-    typer.echo(json.dumps(Study.model_json_schema(), indent=1))
+    text = json.dumps(Study.model_json_schema(), indent=1)
+    out.write_text(text + "\n", encoding="utf-8") if out else typer.echo(text)
 
 
 @app.command("new-baseline")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, get_args
 
 import pandas as pd
 import timm
 import torch
 
-from mlip.encoders.exported import pooled_apart, timm_knows, write_exported
+from mlip.encoders.exported import Pooling, load_exported, pool, pooled_apart, timm_knows, write_exported
 from mlip.errors import UserError
 from mlip.pretraining.checkpoints import load_method, read_card
 from mlip.run.card import card_text
@@ -46,20 +46,17 @@ def export(plan: Plan, row: str, seed: int, folder: Path) -> str:
     cells = cells_of(plan, row)
     with complete(folder) as draft:
         method = load_method(plan.study, entry, seed)
-        _require_own_features(method, plan.study.image_size, row)
-        write_exported(method.image_encoder, plan.study.image_size, draft)
-        if timm_knows(method.image_encoder.config):
+        encoder, pooling = method.image_encoder, pooling_of(method, plan.study.image_size, row)
+        write_exported(encoder, plan.study.image_size, draft, pooling)
+        by_timm = timm_knows(encoder.config, pooling)
+        if by_timm:
             model = timm.create_model(f"local-dir:{draft}", pretrained=True).eval()
-            if (apart := pooled_apart(method.image_encoder, model)) > CLOSE:
-                problem = f"timm's {method.image_encoder.config.name} gives other features than the study's (by {apart:.2g} of the largest)"
+            if (apart := pooled_apart(load_exported(draft), model)) > CLOSE:
+                problem = f"timm's {encoder.config.name} gives other features than the study's (by {apart:.2g} of the largest)"
                 raise UserError(problem, where=f"encoders.{entry.encoder}", fix="report it; its card would be wrong")
-        (draft / "README.md").write_text(card_text(plan, entry, seed, card, cells, folder.name), encoding="utf-8")
-    return load_line(entry.image_config(plan.study), str(folder))
-
-
-def load_line(config: Any, folder: str) -> str:
-    """The Python that loads an exported encoder."""
-    if timm_knows(config):
+        text = card_text(plan, entry, seed, card, cells, folder.name, by_timm)
+        (draft / "README.md").write_text(text, encoding="utf-8")
+    if by_timm:
         return f'timm.create_model("local-dir:{folder}", pretrained=True).eval()'
     return f'mlip.encoders.exported.load_exported("{folder}")'
 
@@ -80,8 +77,17 @@ def cells_of(plan: Plan, row: str) -> pd.DataFrame:
 
 
 @torch.no_grad()
-def _require_own_features(method: Method, side: int, row: str) -> None:
+def pooling_of(method: Method, side: int, row: str) -> Pooling:
+    """How a method makes what the tables measure of its image encoder's output.
+
+    Raises
+    ------
+    UserError : in no way that is known here, e.g. by a network of its own.
+    """
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).mul(2).sub(1)
-    if not torch.equal(method.encode_image(images).pooled, method.image_encoder(images).pooled):
-        problem = f"what the tables measure of {row} is not the output of its image encoder alone"
-        raise UserError(problem, where=row, fix="share its folder and method.safetensors instead (docs/sharing.md)")
+    measured, out = method.encode_image(images).pooled, method.image_encoder(images)
+    for pooling in get_args(Pooling) if method.image_encoder.kind == "vit" else ("encoder",):
+        if torch.equal(measured, pool(out, pooling)):
+            return pooling  # type: ignore[no-any-return]
+    problem = f"what the tables measure of {row} is not its image encoder's output, nor the mean of its patches"
+    raise UserError(problem, where=row, fix="share its folder under baselines/ instead (docs/sharing.md)")

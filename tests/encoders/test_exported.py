@@ -70,6 +70,18 @@ def test_our_loader_gives_the_encoder_back(name: str, tmp_path: Path) -> None:
         assert not torch.equal(load_exported(tmp_path)(images).pooled, one.pooled)  # what is read is the file
 
 
+@pytest.mark.parametrize("name", ["own-vit", "vit-by-name"])
+def test_a_vit_may_be_measured_by_its_patches(name: str, tmp_path: Path) -> None:
+    """As ISBI24's: the mean of the patch tokens after the last norm."""
+    encoder = trained(*TIMM[name])
+    write_exported(encoder, TIMM[name][1], tmp_path, "patches")
+    measured, images = load_exported(tmp_path), torch.randn(2, 3, encoder.input_size, encoder.input_size)
+    with torch.no_grad():
+        assert torch.equal(measured(images).pooled, encoder(images).grid.mean(dim=(1, 2)))
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert pooled_apart(measured, model) < 1e-6 < 1e-2 < pooled_apart(encoder, model)
+
+
 def test_a_stem_is_not_said_to_be_timms(tmp_path: Path) -> None:
     write_exported(trained("vit", 64, STEM), 64, tmp_path)
     assert "architecture" not in json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))

@@ -74,8 +74,7 @@ def test_the_same_study_gives_the_same_bytes(packed: tuple[World, Path], tmp_pat
 
 
 def test_the_manifest_says_what_is_in_it(packed: tuple[World, Path]) -> None:
-    world, file = packed
-    content = members(file)
+    content = members(packed[1])
     manifest = json.loads(content.pop("manifest.json"))
     assert manifest["files"] == {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
     assert manifest["config"]["study"] == "simulated" and manifest["cells"]["failed"] and manifest["commit"]

@@ -18,6 +18,7 @@ from mlip.run.contract.world import tiny_batch, tiny_method
 from mlip.study import load_study
 from tests.benchmarks.conftest import SIDE, World
 from tests.conftest import ROOT
+from tests.ours import our_methods
 
 
 def test_questions_are_those_whose_films_outline_the_finding() -> None:
