@@ -21,6 +21,8 @@ from mlip.errors import UserError
 from mlip.study import ImageEncoderConfig, Strict, describe
 
 Pooling = Literal["encoder", "patches", "both"]  # the encoder's own, the mean of the grid, the mean of the two
+# What timm's own record of an architecture says of timm's weights, and not of these.
+OF_OTHER_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # What timm calls the networks that we build from sizes; the sizes go into its ``model_args``.
 TIMM_NAMES = {"resnet": "resnet18", "vit": "vit_base_patch16_224"}
@@ -74,7 +76,8 @@ def write_exported(encoder: ImageEncoder, image_size: int, folder: Path, pooling
     model = _of_timm(encoder, pooling).to(
         memory_format=torch.contiguous_format
     )  # safetensors writes no channels-last tensors
-    save_for_hf(model, str(folder), model_config={"mlip": about}, safe_serialization=True, data_config=seen)
+    said = {"mlip": about, "pretrained_cfg": dict.fromkeys(OF_OTHER_WEIGHTS)}
+    save_for_hf(model, str(folder), model_config=said, safe_serialization=True, data_config=seen)
 
 
 def _of_timm(encoder: ImageEncoder, pooling: Pooling) -> nn.Module:

@@ -50,6 +50,9 @@ def test_timm_loads_it_in_one_line(name: str, tmp_path: Path) -> None:
     assert pooled_apart(encoder, timm.create_model(f"local-dir:{tmp_path}").eval()) > 1e-2  # without the weights
     seen = timm.data.resolve_model_data_config(model)
     assert tuple(seen["input_size"]) == (3, encoder.input_size, encoder.input_size)
+    of_timm = timm.get_pretrained_cfg(str(model.pretrained_cfg["architecture"]))
+    assert of_timm.tag or of_timm.license  # timm's own weights have these; these are others
+    assert not model.pretrained_cfg.get("tag") and not model.pretrained_cfg.get("license")
     assert list(seen["mean"]) == list(seen["std"]) == [0.5] * 3 and seen["interpolation"] == "bilinear"
 
 
