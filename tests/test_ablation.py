@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from mlip.manifest import read_manifest
-from mlip.methods import Entry, entries, method_folders
+from mlip.methods import Entry, entries
 from mlip.run.contract.world import tiny_batch, tiny_method
 from mlip.seeding import seed_everything
 from mlip.study import load_study
 from tests.conftest import ROOT
+from tests.ours import our_methods
 
 STUDY = load_study(ROOT / "config" / "ablation.yaml")
 ROWS = {name: entry for name, entry in entries(STUDY)[0].items() if entry.manifest.trained}
@@ -25,7 +26,7 @@ def _off(entry: Entry) -> set[str]:
 
 
 def test_every_switch_of_the_reconstructions_has_a_row() -> None:
-    manifests = {name: read_manifest(folder) for name, folder in method_folders().items()}
+    manifests = {name: read_manifest(folder) for name, folder in our_methods().items()}
     wanted = {
         (name, switch)
         for name, manifest in manifests.items()

@@ -13,8 +13,9 @@ from mlip.errors import UserError
 from mlip.methods import entries
 from mlip.study import Study, load_study, parse_study, write_study
 from tests.conftest import ROOT
+from tests.ours import ours
 
-STUDIES = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.stem != "claims")
+STUDIES = ours(path for path in (ROOT / "config").glob("*.yaml") if path.stem != "claims")
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 MADE = "made.json"
 PATHS = {"work", "results", "data_root", "root"}  # keys that say where a user keeps files
+FOLDER = re.compile(r"(?:^|(?<=^lists:))/.*", re.S)  # a value that is one too, or a split's lists in one
 
 
 def training_cards(plan: Plan, row: str) -> list[dict[str, Any]]:
@@ -73,7 +75,7 @@ def _without_paths(value: Any) -> Any:
         return {k: _without_paths(v) for k, v in value.items() if k not in PATHS}
     if isinstance(value, list):
         return [_without_paths(v) for v in value]
-    return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
+    return FOLDER.sub(lambda path: PurePath(path[0]).name, value) if isinstance(value, str) else value
 
 
 def _short(commit: str) -> str:

@@ -1,5 +1,6 @@
-"""The command line: ``mlip doctor``, ``mlip check``, ``mlip claims``, ``mlip audit``, ``mlip fetch``, ``mlip splits``,
-``mlip new-baseline``, ``mlip check-baseline``, ``mlip run <stage>``. Imports are local: a command pays for its own libraries only.
+"""The command line: ``mlip doctor``, ``mlip check``, ``mlip claims``, ``mlip audit``, ``mlip fetch``, ``mlip splits``, ``mlip wanted``,
+``mlip new-baseline``, ``mlip check-baseline``, ``mlip run <stage>``; those that hand results on stand in ``sharing.py``. Imports are
+local: a command pays for its own libraries only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import typer
 
 from mlip.errors import UserError
 from mlip.log import setup_logging
+from mlip.run import sharing
 from mlip.run.fetch import fetch
 from mlip.run.jobs import inputs_of, perform
 from mlip.study import Study, load_study
@@ -32,6 +34,8 @@ app.add_typer(run_app, name="run")
 app.command()(fetch)
 splits_app = typer.Typer(no_args_is_help=True, help="Divisions to publish.")
 app.add_typer(splits_app, name="splits")
+for command in (sharing.export, sharing.pack, sharing.unpack):
+    app.command()(command)
 
 StudyFile = Annotated[
     Path, typer.Option("--study", "-s", envvar="MLIP_STUDY", help="study file: config/*.yaml; a run sets the variable")
@@ -336,9 +340,10 @@ def compare(
 
 
 @app.command()
-def schema() -> None:
+def schema(out: Annotated[Path | None, typer.Option(help="write it here; without: print it")] = None) -> None:
     """The JSON schema of a study file, for editors."""
-    typer.echo(json.dumps(Study.model_json_schema(), indent=1))
+    text = json.dumps(Study.model_json_schema(), indent=1)
+    out.write_text(text + "\n", encoding="utf-8") if out else typer.echo(text)
 
 
 @app.command()

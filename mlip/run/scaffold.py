@@ -78,7 +78,13 @@ class {cls}(Method):
 README = """\
 # {name}
 
-What the method does, its objective in formulae, and a table: component, where it comes from, config key, default.
+What the method does, and its objective in formulae.
+
+| key | what | where it comes from | default |
+|---|---|---|---|
+| `text_to_image` | the text-to-image direction of the contrast | ours | on |
+| `dim` | width of the joint space | ours | 128 |
+| `temperature` | of the contrast | CLIP's initial value | 0.07 |
 """
 
 

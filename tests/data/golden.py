@@ -50,8 +50,8 @@ GREY = (
 def write_fixtures(folder: Path) -> None:
     """One folder of virtual patients per reader."""
     build_anatomies(folder / "anatomy.npz", TwinConfig(anatomies=2, size=SIZE, datasets={}), SEED, 1)
-    for name in readers():
-        twin_writer(name).write(folder / name, folder / "anatomy.npz", FILMS, HOSPITALS[name], SIZE, SEED, workers=1)
+    for name, hospital in HOSPITALS.items():
+        twin_writer(name).write(folder / name, folder / "anatomy.npz", FILMS, hospital, SIZE, SEED, workers=1)
 
 
 def summary(name: str, root: Path) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _mask_pixels(reader: Reader, records: list[Record]) -> int:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         write_fixtures(Path(name))
-        found = {reader: summary(reader, Path(name) / reader) for reader in readers()}
+        found = {reader: summary(reader, Path(name) / reader) for reader in sorted(HOSPITALS)}
     lines = ",\n".join(
         f'"{reader}": {{\n' + ",\n".join(f' "{k}": {json.dumps(v)}' for k, v in values.items()) + "\n}"
         for reader, values in found.items()

@@ -17,9 +17,11 @@ from mlip.study import KnowledgeConfig, load_study
 from mlip.text.tokenisation import train_tokenizer
 from tests.conftest import ROOT
 from tests.methods import total
+from tests.ours import our_methods
 
 STUDY = load_study(ROOT / "config" / "paper.yaml")
-ROWS = {name: entry for name, entry in entries(STUDY)[0].items() if entry.manifest.trained}
+OURS = set(our_methods().values())
+ROWS = {name: e for name, e in entries(STUDY)[0].items() if e.manifest.trained and e.folder in OURS}
 BERT_PIECES = 28996  # Bio_ClinicalBERT's vocabulary, which is BERT-base cased's
 
 

@@ -10,6 +10,7 @@ import torch
 
 from mlip import methods
 from mlip.errors import UserError
+from mlip.manifest import read_manifest
 from mlip.methods import entries, method_class, method_folders
 from mlip.run.contract.suite import row_setting
 from mlip.run.scaffold import check_baseline, new_baseline
@@ -20,6 +21,8 @@ from tests.conftest import ROOT
 
 def test_new_baseline_trains_as_scaffolded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = new_baseline("my-method", tmp_path / "baselines")
+    manifest, text = read_manifest(folder), (folder / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{key}`" in text for key in (*manifest.components, *manifest.parameters))
     monkeypatch.setattr(methods, "METHOD_FOLDERS", (tmp_path / "baselines",))
     method_folders.cache_clear()
     try:

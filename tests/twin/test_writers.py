@@ -15,11 +15,12 @@ from mlip.data.catalogue import readers
 from mlip.errors import UserError
 from mlip.paths import ROOT
 from mlip.study import load_study
-from mlip.twin.catalogue import twin_writer, writer_names
+from mlip.twin.catalogue import twin_writer
 from mlip.twin.patients import truth_labels
 from mlip.twin.sheet import EXAMPLES, contact_sheet
 from mlip.twin.writers._films import take_film, whole_folder
 from tests.data.golden import HOSPITALS as PLACES
+from tests.ours import our_readers, our_writers
 
 IMAGES, SIZE = 60, 64
 
@@ -66,12 +67,12 @@ def test_the_folder_says_that_it_is_virtual(raw, name):
 
 
 def test_every_reader_has_a_writer():
-    assert set(writer_names()) == set(readers()) == set(PLACES)
+    assert set(our_writers()) == set(our_readers()) == set(PLACES)
 
 
 def test_every_reader_runs_in_the_smoke_study():
     study = load_study(ROOT / "config" / "smoke.yaml")
-    assert {d.reader for d in study.datasets.values() if d.twin} == set(readers())
+    assert {d.reader for d in study.datasets.values() if d.twin} == set(our_readers())
 
 
 def test_mimic(raw):

@@ -18,6 +18,7 @@ from mlip.run.contract.world import tiny_batch, tiny_method
 from mlip.study import load_study
 from tests.benchmarks.conftest import SIDE, World
 from tests.conftest import ROOT
+from tests.ours import our_methods
 
 
 def test_questions_are_those_whose_films_outline_the_finding() -> None:
@@ -122,7 +123,7 @@ def _entry(name: str, kind: str) -> Entry:
 
 
 @pytest.mark.parametrize(
-    "name,kind", [(n, k) for n, f in method_folders().items() for k in read_manifest(f).encoders.supports]
+    "name,kind", [(n, k) for n, f in our_methods().items() for k in read_manifest(f).encoders.supports]
 )
 def test_methods_have_the_maps_that_they_claim(name: str, kind: str) -> None:
     entry = _entry(name, kind)
