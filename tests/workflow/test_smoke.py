@@ -120,6 +120,18 @@ def test_the_page_shows_films_costs_and_every_task(smoke: Run) -> None:
     assert all(task in page for task in smoke.study.tasks)
 
 
+def test_snakemakes_own_report_holds_the_tables_and_figures(smoke: Run, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    snakemake("--configfile", str(smoke.config), "--report", str(file))
+    text = file.read_text(encoding="utf-8")
+    paths = StudyPaths(smoke.study)
+    held = [paths.leaderboard, paths.leaderboard.with_suffix(".html"), paths.cells]
+    held += [paths.results / f"{task}.md" for task in smoke.study.tasks]
+    held += [paths.results / "figures" / f"{task}.png" for task in smoke.study.tasks]
+    assert all(path.name in text for path in held)
+    assert all(category in text for category in ("Leaderboard", "Page", "Cells", "Tasks", "Figures"))
+
+
 def test_analyses_are_made_and_linked(smoke: Run) -> None:
     paths, page = StudyPaths(smoke.study), StudyPaths(smoke.study).leaderboard.read_text(encoding="utf-8")
     for name, entry in entries(smoke.study)[0].items():

@@ -9,17 +9,37 @@ rule tables:
         PARTS_PAGE,
         anew(PLAN.is_made("tables", (), PLAN.tables())),
     output:
-        leaderboard=LEADERBOARD,
-        page=str(PATHS.leaderboard.with_suffix(".html")),
-        cells=str(PATHS.cells),
+        leaderboard=report(
+            LEADERBOARD,
+            caption="../captions/leaderboard.rst",
+            category="Leaderboard",
+        ),
+        page=report(
+            str(PATHS.leaderboard.with_suffix(".html")),
+            caption="../captions/page.rst",
+            category="Page",
+        ),
+        cells=report(
+            str(PATHS.cells), caption="../captions/cells.rst", category="Cells"
+        ),
         cost=str(PATHS.results / "cost.md"),
         made=str(PATHS.results / "made.json"),
-        pages=[
+        breakdown=str(PATHS.results / "breakdown.csv"),
+        pages=report(
+            [str(PATHS.results / f"{task}.md") for task in STUDY.tasks],
+            caption="../captions/task.rst",
+            category="Tasks",
+        ),
+        tables=[
             str(PATHS.results / f"{task}.{kind}")
             for task in STUDY.tasks
-            for kind in ("md", "csv", "tex")
+            for kind in ("csv", "tex")
         ],
-        figures=[str(PATHS.results / "figures" / f"{task}.png") for task in STUDY.tasks],
+        figures=report(
+            [str(PATHS.results / "figures" / f"{task}.png") for task in STUDY.tasks],
+            caption="../captions/figure.rst",
+            category="Figures",
+        ),
     log:
         f"{WORK}/logs/tables.log",
     conda:
