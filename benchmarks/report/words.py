@@ -75,9 +75,15 @@ def how_to_read(study: Study) -> str:
         "- How often all this is right on simulated studies: the table in `docs/tables.md`.",
     ]
     if len(study.pretrain.seeds) == 1:
+        some = any(v.weights for v in study.methods.variants.values())
+        where = (
+            f" where a row that is trained here takes part (those of {EXTERNAL} are compared as they are)"
+            if some
+            else ""
+        )
         lines.append(
             "- There is ONE pre-training seed. How far another training of the same method would differ is unknown, so there are "
-            "no ranks and no bold, and the intervals do not hold that variation."
+            f"no ranks and no bold{where}, and the intervals do not hold that variation."
         )
     return "\n".join(lines)
 
