@@ -42,13 +42,16 @@ def our_readers() -> list[str]:
     """The project's readers, by name."""
     from mlip.data.catalogue import readers
 
-    folder = ROOT / "mlip" / "data" / "readers"
-    return [p.stem for p in ours(folder / f"{name}.py" for name in readers())]
+    return _modules(ROOT / "mlip" / "data" / "readers", readers())
 
 
 def our_writers() -> list[str]:
     """The project's writers of virtual patients, by name."""
     from mlip.twin.catalogue import writer_names
 
-    folder = ROOT / "mlip" / "twin" / "writers"
-    return [p.stem for p in ours(folder / f"{name}.py" for name in writer_names())]
+    return _modules(ROOT / "mlip" / "twin" / "writers", writer_names())
+
+
+def _modules(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of the modules, files or packages, that are the project's."""
+    return [name for name in names if ours([folder / f"{name}.py", folder / name / "__init__.py"])]
