@@ -50,7 +50,7 @@ def test_cards_state_cost_and_versions(smoke: Run) -> None:
         assert len(lines) == card["steps"]
         if entry.manifest.trained:
             assert card["seconds"] > 0 and card["samples_per_second"] > 0
-            assert card["flops_per_step"] > 1e9 and card["peak_memory_bytes"] > 1e8
+            assert card["flops_per_step"] > 1e6 and card["peak_memory_bytes"] > 1e8
             assert [json.loads(line)["step"] for line in lines] == list(range(card["steps"]))
 
 
