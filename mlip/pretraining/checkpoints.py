@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 
+from mlip.data.catalogue import namespace_of
 from mlip.data.privacy import hash_id, read_salt
 from mlip.encoders.image import ImageEncoder
 from mlip.encoders.text import TextEncoder
@@ -58,9 +59,9 @@ def build_method(study: Study, entry: Entry, seed: int = 0, start: bool = True) 
 
 
 def _hashed(study: Study) -> Callable[[str], list[str]]:
-    """A film's own identifier -> those that it has in a store of any reader of the study (``mlip/data/privacy.py``)."""
-    salt, readers = read_salt(StudyPaths(study).salt), sorted({c.reader for c in study.datasets.values()})
-    return lambda raw: [hash_id(f"{reader}/image", raw, salt) for reader in readers]
+    """A film's own identifier -> those that it has in the stores of the study's data sets."""
+    salt, namespaces = read_salt(StudyPaths(study).salt), sorted({namespace_of(study, name) for name in study.datasets})
+    return lambda raw: [hash_id(f"{namespace}/image", raw, salt) for namespace in namespaces]
 
 
 def build_image_encoder(study: Study, entry: Entry, seed: int = 0, start: bool = True) -> ImageEncoder:

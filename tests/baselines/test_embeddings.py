@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from benchmarks.tasks.shared.features import extract, read_features
 from mlip.contract import Method
+from mlip.data.catalogue import namespace_of
 from mlip.data.privacy import hash_id
 from mlip.errors import UserError
 from mlip.manifest import read_manifest
@@ -45,11 +46,11 @@ def row(weights: WeightsConfig) -> Method:
     return tiny_method(entry(weights)).eval()
 
 
-def a_study(folder: Path) -> Study:
+def a_study(folder: Path, reader: str = "rsna") -> Study:
     return parse_study(
         {
             "study": "mini", "title": "t", "data_note": "n", "work": str(folder / "work"), "image_size": 32,
-            "datasets": {"films": {"reader": "rsna", "root": str(folder)}},
+            "datasets": {"films": {"reader": reader, "root": str(folder)}},
             "encoders": {"cnn": {"name": "resnet", "args": {"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 4]}},
                          "vit": {"name": "vit"}, "text": {"layers": 1, "dim": 8, "heads": 1, "vocabulary": 200}},
             "pretrain": {"datasets": ["films"]}, "tasks": {},
@@ -82,6 +83,17 @@ def test_features_of_a_store_are_the_vectors_of_the_films_own_names(tmp_path: Pa
     kept = load_method(study, entry(weights), 0).state_dict()["films"].numpy()
     np.testing.assert_array_equal(kept, VECTORS)
     np.testing.assert_array_equal(build_method(study, entry(weights)).state_dict()["films"].numpy(), VECTORS + 1)
+
+
+@pytest.mark.parametrize("reader", ["rsna", "image_csv"])
+def test_a_film_is_known_by_its_own_name_whatever_its_reader(tmp_path: Path, monkeypatch: Any, reader: str) -> None:
+    """Films of one's own are hashed with their folder too."""
+    monkeypatch.setenv("MLIP_SALT", "salt")
+    study = a_study(tmp_path, reader)
+    train_tokenizer(["no effusion is seen"], 200, 16).save(StudyPaths(study).tokenizer)
+    method = build_method(study, entry(files(tmp_path)))
+    stored = [hash_id(f"{namespace_of(study, 'films')}/image", raw, b"salt") for raw in RAW]
+    np.testing.assert_array_equal(method.of_films(torch.zeros(len(RAW), 3, 8, 8), stored).pooled, VECTORS)
 
 
 def test_texts_are_looked_up_letter_by_letter_and_share_the_films_space(tmp_path: Path) -> None:
