@@ -83,6 +83,8 @@ def opened(browser: Any, page: Path, width: int = 1280, scheme: str = "light") -
 
 @needs_browser
 def test_tables_sort_and_filter(built: Path, browser: Any) -> None:
+    from playwright.sync_api import expect
+
     tab = opened(browser, built)
     third = tab.locator("#probe table").first.locator("tbody tr td:nth-child(3)")
 
@@ -91,9 +93,12 @@ def test_tables_sort_and_filter(built: Path, browser: Any) -> None:
 
     before = column()
     head = tab.locator("#probe table").first.locator("thead th").nth(2)
+    expect(head).not_to_have_attribute("aria-sort", re.compile(".*"))
     head.click()
+    expect(head).to_have_attribute("aria-sort", "ascending")  # the table is drawn anew after the click, not in it
     rising = column()
     head.click()
+    expect(head).to_have_attribute("aria-sort", "descending")
     assert rising == sorted(before) and column() == sorted(before, reverse=True) and rising != column()
     # All cells: the search leaves those that match, on one page of 25 at a time.
     cells = pd.read_csv(built.with_suffix("") / "cells.csv")
