@@ -8,24 +8,25 @@ the worst of several is below the others by chance too, so the interval of one g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from benchmarks.scores import statistics
 from benchmarks.scores.calibration import CALIBRATION
 from benchmarks.scores.metrics import METRICS, Metric
 from benchmarks.scores.predictions import Predictions
+from benchmarks.scores.resampled import owners_of, resampled
 from benchmarks.scores.statistics import Estimate
 from benchmarks.scores.support import carriers, positives
 from benchmarks.scores.weighted import Undefined
 
 if TYPE_CHECKING:
-    from benchmarks.plan import Block, Plan
+    from benchmarks.plan import Block, Plan, Row
 
 COLUMNS = [
     "task", "protocol", "dataset", "metric", "fraction", "method", "kind", "group",
@@ -37,33 +38,50 @@ AGES = (0, 40, 60, 80, np.inf)
 CLASSES = "accuracy_argmax"  # its labels are the films of one true class: the share of them that is right
 
 
-@dataclass(frozen=True)
-class Row:
-    """The predictions of a row: one file per seed."""
-
-    name: str
-    files: list[Predictions]
-    seeded: bool
+Groups = dict[str, dict[str, frozenset[str]]]  # kind -> group -> ids of test images
 
 
-def breakdown(plan: Plan, block: Block, row: Row, patients: pd.Index, weights: np.ndarray) -> list[dict[str, Any]]:
-    """Records with ``COLUMNS`` of one row. ``patients`` and ``weights [P, R]``: the resamples that the cells are made with."""
+def breakdown(
+    plan: Plan,
+    block: Block,
+    row: Row,
+    files: Sequence[Predictions],
+    of_kind: Groups,
+    patients: pd.Index,
+    weights: np.ndarray,
+) -> list[dict[str, Any]]:
+    """Records with ``COLUMNS`` of one row, from its predictions, a file per seed.
+
+    ``of_kind``: see :func:`subgroups`. ``patients`` and ``weights [P, R]``: the resamples that the cells are made with.
+    """
     spec, fraction = block.specs[0], max(block.plan)
-    draws, unit = block.plan[fraction], block.task.fraction_unit
-    drawn = bool(unit) and not (unit == "%" and fraction == 100)
-    first = row.files[0]
-    chosen = first.groups[fraction, draws[0]]
-    frame, owners = first.frame.take(chosen), first.patient[chosen]
-    images = first.image_ids[frame["image_id"].to_numpy()]
-    metric, counts, every = METRICS[spec.key], positives(frame), frozenset(images)
+    draws, seeded = block.plan[fraction], row.entry is not None and row.entry.seeded
+    chosen = files[0].groups[fraction, draws[0]]
+    frame, owners = files[0].frame.take(chosen), owners_of(files[0], patients)[chosen]
+    images = files[0].image_ids[frame["image_id"].to_numpy()]
+    counts, every = positives(frame), frozenset(images)
     found: list[dict[str, Any]] = []
 
-    def estimate(kept: frozenset[str] | None, label: str = "", measure: Metric = metric) -> Estimate | None:
-        part = _Part(measure, spec.args if measure is metric else {}, fraction, draws, kept, label)
+    def estimate(
+        kept: frozenset[str] | None, label: str = "", key: str = spec.key, metric: Metric = METRICS[spec.key]
+    ) -> Estimate | None:
+        args = spec.args if key == spec.key else {}
+
+        def choose(file: Predictions, rows: np.ndarray) -> np.ndarray:
+            inside = np.ones(len(rows), dtype=bool)
+            if kept is not None:
+                inside = np.isin(file.image_ids, list(kept))[file.frame["image_id"].to_numpy()[rows]]
+            if label:
+                inside &= (file.frame["label"].iloc[rows] == label).to_numpy()
+            return rows[inside]
+
         try:
-            return part.estimate(row, patients, weights, drawn)
+            values, again = resampled(files, metric, args, fraction, draws, patients, weights, choose)
         except Undefined:
             return None
+        here = np.isin(chosen, choose(files[0], chosen))
+        units = carriers(key, frame[here], owners[here], args)
+        return statistics.estimate(values, again, units, seeded=seeded, drawn=block.drawn(fraction))
 
     def add(
         kind: str, group: str, one: Estimate | None, tests: int, carried: int | None, title: str = spec.title
@@ -79,7 +97,7 @@ def breakdown(plan: Plan, block: Block, row: Row, patients: pd.Index, weights: n
     for label, kept in _labels(spec.key, frame, images):
         tests = len(kept) if kept is not None else frame.loc[frame["label"] == label, "image_id"].nunique()
         add(LABEL, label, estimate(kept, "" if kept else label), tests, counts.get(label))
-    for kind, groups in subgroups(plan, block.dataset, every).items():
+    for kind, groups in of_kind.items():
         of: dict[str, Estimate] = {}
         for group, kept in groups.items():
             inside = np.isin(images, list(kept))
@@ -92,9 +110,9 @@ def breakdown(plan: Plan, block: Block, row: Row, patients: pd.Index, weights: n
             others = estimate(every - groups[worst])
             if others is not None:
                 add(f"{kind} {GAP}", worst, _less(of[worst], others), len(groups[worst]), None)
-    if {"y", "p"} <= set(frame.columns) and unit:
+    if {"y", "p"} <= set(frame.columns) and block.task.fraction_unit:
         for title, measure in CALIBRATION.items():
-            add(CALIBRATED, title, estimate(None, measure=measure), len(every), None, title)
+            add(CALIBRATED, title, estimate(None, key=title, metric=measure), len(every), None, title)
     return found
 
 
@@ -110,39 +128,6 @@ def _labels(key: str, frame: pd.DataFrame, images: np.ndarray) -> Iterator[tuple
         yield name, kept
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A metric on some of the predictions."""
-
-    metric: Metric
-    args: Mapping[str, Any]
-    fraction: int
-    draws: list[int]
-    kept: frozenset[str] | None  # image ids, None: all
-    label: str  # "": all
-
-    def estimate(self, row: Row, patients: pd.Index, weights: np.ndarray, drawn: bool) -> Estimate:
-        shape = (len(row.files), len(self.draws))
-        values, resampled, units = np.empty(shape), np.empty((*shape, weights.shape[1])), 0
-        for s, file in enumerate(row.files):
-            owners = patients.get_indexer(file.patients)[file.patient]
-            inside = None if self.kept is None else np.isin(file.image_ids, list(self.kept))
-            for d, draw in enumerate(self.draws):
-                chosen = file.groups[self.fraction, draw]
-                frame = file.frame.take(chosen)
-                keep = np.ones(len(frame), dtype=bool) if inside is None else inside[frame["image_id"].to_numpy()]
-                if self.label:
-                    keep &= (frame["label"] == self.label).to_numpy()
-                frame, who = frame[keep], owners[chosen[keep]]
-                values[s, d], resampled[s, d] = self.metric.resample(frame, who, weights, dict(self.args))
-                units = units or carriers(_key(self.metric), frame, who, dict(self.args))
-        return statistics.estimate(values, resampled, units, seeded=row.seeded, drawn=drawn)
-
-
-def _key(metric: Metric) -> str:
-    return next((key for key, one in METRICS.items() if one is metric), "")
-
-
 def _less(a: Estimate, b: Estimate) -> Estimate:
     """``a - b`` of ONE row on two sets of films: its seeds and draws are the same in both."""
     draws = tuple(x - y for x, y in zip(a.draws, b.draws, strict=True))
@@ -151,17 +136,16 @@ def _less(a: Estimate, b: Estimate) -> Estimate:
     )  # fmt: skip
 
 
-def subgroups(plan: Plan, dataset: str, images: frozenset[str]) -> dict[str, dict[str, frozenset[str]]]:
+def subgroups(plan: Plan, dataset: str, images: frozenset[str]) -> Groups:
     """Kind (view, sex, age) -> group -> ids of test images, where the store says it of them and there are two groups."""
     path = plan.paths.data(dataset) / "records.parquet"
     if not path.is_file():
         return {}
-    records = pd.read_parquet(path)
+    said = [kind for kind in ("view", "sex", "age") if kind in pq.read_schema(path).names]
+    records = pd.read_parquet(path, columns=["image_id", *said])  # reports may be long
     records = records[records["image_id"].isin(images)]
-    found: dict[str, dict[str, frozenset[str]]] = {}
-    for kind in ("view", "sex", "age"):
-        if kind not in records:
-            continue
+    found: Groups = {}
+    for kind in said:
         column = age_bands(records["age"]) if kind == "age" else records[kind].astype(str)
         groups = {str(g): frozenset(ids) for g, ids in records["image_id"].groupby(column) if str(g) not in ("", "nan")}
         if len(groups) > 1:

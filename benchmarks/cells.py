@@ -24,6 +24,7 @@ from benchmarks.failures import reason_of_failure
 from benchmarks.scores import statistics
 from benchmarks.scores.metrics import METRICS
 from benchmarks.scores.predictions import Predictions, read_predictions
+from benchmarks.scores.resampled import owners_of, resampled
 from benchmarks.scores.support import carriers, chance, positives
 from benchmarks.scores.weighted import Undefined
 from benchmarks.tasks.shared.task import MetricSpec, Task
@@ -251,12 +252,12 @@ def _compute_block(
 
     made = [_Made(index, spec, fraction) for index, spec in enumerate(block.specs) for fraction in block.plan]
     behind: list[dict[str, Any]] = []
+    groups = breakdown.subgroups(plan, block.dataset, reference)
     for row in ok:
         files = loaded[row.name].files()
         for one in made:
             one.add(block, row, files, patients, weights)
-        seeded = row.entry is not None and row.entry.seeded
-        behind += breakdown.breakdown(plan, block, breakdown.Row(row.name, files, seeded), patients, weights)
+        behind += breakdown.breakdown(plan, block, row, files, groups, patients, weights)
 
     records, columns = [], []
     for one in made:
@@ -317,25 +318,19 @@ class _Made:
         self, block: Block, row: Row, files: list[Predictions], patients: pd.Index, weights: np.ndarray
     ) -> statistics.Estimate:
         """The cell of a row, from the metric [S, D] and its resamples [S, D, R]."""
-        metric, draws, args = METRICS[self.spec.key], block.plan[self.fraction], self.spec.args
-        shape = (len(files), len(draws))
-        values, resampled = np.empty(shape), np.empty((*shape, weights.shape[1]))
-        for s, file in enumerate(files):
-            units = patients.get_indexer(file.patients)[file.patient]
-            for d, draw in enumerate(draws):
-                rows = file.groups[self.fraction, draw]
-                frame = file.frame.take(rows)
-                if "stopped" in frame and frame["iterations"].iloc[0] > 0:
-                    self.ended.append(bool(frame["stopped"].iloc[0]))
-                values[s, d], resampled[s, d] = metric.resample(frame, units[rows], weights, args)
-                if not self.units:
-                    self.positives = positives(frame)
-                    self.units = carriers(self.spec.key, frame, units[rows], args)
-                    self.chance = chance(self.spec.key, frame, args)
+        key, draws, args = self.spec.key, block.plan[self.fraction], self.spec.args
+        values, again = resampled(files, METRICS[key], args, self.fraction, draws, patients, weights)
+        for file in (file for file in files if "stopped" in file.frame):
+            heads = file.frame.iloc[[file.groups[self.fraction, draw][0] for draw in draws]]
+            self.ended += heads.loc[heads["iterations"] > 0, "stopped"].astype(bool).tolist()
+        if not self.units:
+            rows = files[0].groups[self.fraction, draws[0]]
+            frame = files[0].frame.take(rows)
+            self.positives = positives(frame)
+            self.units = carriers(key, frame, owners_of(files[0], patients)[rows], args)
+            self.chance = chance(key, frame, args)
         seeded = row.entry is not None and row.entry.seeded
-        unit = block.task.fraction_unit
-        drawn = bool(unit) and not (unit == "%" and self.fraction == 100)
-        return statistics.estimate(values, resampled, self.units, seeded=seeded, drawn=drawn)
+        return statistics.estimate(values, again, self.units, seeded=seeded, drawn=block.drawn(self.fraction))
 
 
 def _column(study: Study, block: Block, made: _Made, lost: list[str]) -> Column:

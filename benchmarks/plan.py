@@ -61,6 +61,11 @@ class Block:
     plan: dict[int, list[int]]  # fraction -> draws
     rows: tuple[Row, ...]
 
+    def drawn(self, fraction: int) -> bool:
+        """Whether the labels of a fraction are a choice among several."""
+        unit = self.task.fraction_unit
+        return bool(unit) and not (unit == "%" and fraction == 100)
+
 
 @dataclass(frozen=True)
 class Evaluation:

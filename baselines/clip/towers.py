@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from mlip.study import GreyConfig
 Tokenise = Callable[[Sequence[str]], dict[str, Tensor]]
 
 
-class ImageTower(nn.Module):
+class ImageTower(nn.Module, ABC):
     """The image side, in place of an :class:`mlip.encoders.image.ImageEncoder`: the same names say the same.
 
     Parameters
@@ -52,9 +53,9 @@ class ImageTower(nn.Module):
     def forward(self, images: Tensor) -> ImageOutput:
         return self.both(images)[0]
 
+    @abstractmethod
     def see(self, images: Tensor) -> tuple[ImageOutput, Tensor]:
         """:meth:`both` of images as the network takes them."""
-        raise NotImplementedError
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Maps [B, C, h, w] of strides 4, 8, 16, 32."""
@@ -79,7 +80,8 @@ class ImageTower(nn.Module):
         return [found[s] for s in STRIDES]
 
     def _maps(self, images: Tensor) -> list[Tensor]:
-        raise NotImplementedError
+        """The maps of all its stages; a network without stages has none."""
+        return []
 
 
 class TransformersTower(ImageTower):

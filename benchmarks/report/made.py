@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from mlip.pretraining.checkpoints import read_card
@@ -20,13 +20,18 @@ FOLDER = re.compile(r"(?:^|(?<=^lists:))/.*", re.S)  # a value that is one too, 
 
 def training_cards(plan: Plan, row: str) -> list[dict[str, Any]]:
     """The cards of a row's trainings that are today's, one for each seed that has one."""
-    found = []
+    return list(card_files(plan, row).values())
+
+
+def card_files(plan: Plan, row: str) -> dict[Path, dict[str, Any]]:
+    """The same by their files."""
+    found = {}
     for seed in plan.rows[row].seeds(plan.study):
         folder = plan.paths.pretrain(row, seed)
         if (folder / "card.json").is_file():
             card = read_card(folder)
             if card.get("fingerprint") == plan.training(row, seed).key:
-                found.append(card)
+                found[folder / "card.json"] = card
     return found
 
 

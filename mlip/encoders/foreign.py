@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlip.encoders.weights import is_classifier, misfit, read_state
+from mlip.encoders.weights import is_classifier, misfit, misfits, read_state
 from mlip.errors import UserError
 from mlip.log import logger
 from mlip.study import WeightsConfig
@@ -80,18 +80,7 @@ def load_whole(module: nn.Module, state: dict[str, Tensor], path: Path, key: str
     wanted = module.state_dict()
     if classifier:
         state = {n: v for n, v in state.items() if not is_classifier(n, module, wanted)}
-    counters = {
-        n for n in wanted if n.endswith("num_batches_tracked")
-    }  # old files lack them, nothing is computed from them
-    problems = {
-        "missing": [n for n in wanted if n not in state and n not in counters],
-        "unexpected": [n for n in state if n not in wanted],
-        "of another shape": [
-            f"{n} {list(state[n].shape)} instead of {list(v.shape)}"
-            for n, v in wanted.items()
-            if n in state and state[n].shape != v.shape
-        ],
-    }
+    problems = misfits(state, wanted)
     if any(problems.values()):
         error = misfit(path, key, problems)
         if hint := _hint(state, wanted, key):

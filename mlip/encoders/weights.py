@@ -55,14 +55,25 @@ def load_strict(model: nn.Module, path: Path, key: str) -> None:
     meta = any(p.is_meta for p in model.parameters())
     state, wanted = read_state(path, key, meta), model.state_dict()
     state = {name: value for name, value in state.items() if not is_classifier(name, model, wanted)}
-    shapes = {n: (tuple(state[n].shape), tuple(v.shape)) for n, v in wanted.items() if n in state}
-    wrong = [f"{n} {list(a)} instead of {list(b)}" for n, (a, b) in shapes.items() if a != b]
-    if wrong:
-        raise misfit(path, key, {"of another shape": wrong})
-    # torch itself fills in `num_batches_tracked`, which old files lack, so that it is asked what is missing
-    missing, unexpected = model.load_state_dict(state, strict=False, assign=False)
-    if missing or unexpected:
-        raise misfit(path, key, {"missing": missing, "unexpected": unexpected})
+    problems = misfits(state, wanted)
+    if any(problems.values()):
+        raise misfit(path, key, problems)
+    model.load_state_dict(state, strict=False)  # all but the counters, as was made sure of above
+
+
+def misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """What keeps a state dict from being the ``wanted`` one, tensor by tensor, by the kind of problem. Counters of batches,
+    which old files lack and nothing is computed from, may be missing.
+    """
+    return {
+        "missing": [n for n in wanted if n not in state and not n.endswith("num_batches_tracked")],
+        "unexpected": [n for n in state if n not in wanted],
+        "of another shape": [
+            f"{n} {list(state[n].shape)} instead of {list(v.shape)}"
+            for n, v in wanted.items()
+            if n in state and state[n].shape != v.shape
+        ],
+    }
 
 
 def misfit(path: str | Path, key: str, problems: Mapping[str, Iterable[str]]) -> UserError:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from benchmarks.cells import compute, write_cells
-from benchmarks.report.made import MADE, made_json, makers, public, training_cards
+from benchmarks.report.made import MADE, card_files, made_json, makers, public
 from benchmarks.scores.predictions import read_predictions
 from mlip.errors import UserError
 from mlip.pretraining.provenance import commit
@@ -118,12 +118,9 @@ def _require_hashed(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _cards(plan: Plan) -> Iterator[tuple[str, Path]]:
-    for row, entry in plan.rows.items():
-        if training_cards(plan, row):
-            for seed in entry.seeds(plan.study):
-                path = plan.paths.pretrain(row, seed) / "card.json"
-                if path.is_file():
-                    yield f"work/{plan.study.study}/{path.relative_to(plan.paths.work).as_posix()}", path
+    for row in plan.rows:
+        for path in card_files(plan, row):
+            yield f"work/{plan.study.study}/{path.relative_to(plan.paths.work).as_posix()}", path
 
 
 def _parts(fingerprint: Fingerprint) -> dict[str, Any]:
