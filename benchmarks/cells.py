@@ -10,7 +10,7 @@ task's own control, or ``seeded: false``) has one, and a variance between seeds 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from benchmarks.tasks.shared.task import MetricSpec, Task
 from mlip.errors import UserError
 from mlip.seeding import generator
 from mlip.study import Study
+from mlip.workers import forked
 
 if TYPE_CHECKING:
     from benchmarks.plan import Block, Plan, Row
@@ -40,6 +41,7 @@ COLUMNS = [
     "value", "ci_low", "ci_high", "se_patients", "se_draws", "se_seeds", "sd_trainings", "n_test", "positives",
     "status", "reason", "seconds", "rank", "rank_high", "above_controls",
 ]  # fmt: skip
+MANY = 1000  # test patients from which on a row is worth a process
 KEY = ["task", "protocol", "dataset", "metric", "fraction"]  # of a column of cells
 # The control that a scaled value starts from where chance has no exact value, by the column that holds what is there to be
 # found: it sees no film, but knows the training set.
@@ -122,14 +124,14 @@ class Results:
         }
 
 
-def compute(plan: Plan) -> Results:
-    """Compute every cell from the predictions that are there. Never fails for want of predictions."""
+def compute(plan: Plan, workers: int = 1) -> Results:
+    """Compute every cell from the predictions that are there, rows in ``workers`` processes. Never fails for want of predictions."""
     records: list[dict[str, Any]] = []
     columns: list[Column] = []
     older: dict[str, OlderCode] = {}
     behind: list[dict[str, Any]] = []
     for block in plan.blocks:
-        new_records, new_columns, more = _compute_block(plan, block, older)
+        new_records, new_columns, more = _compute_block(plan, block, older, workers)
         records += new_records
         columns += new_columns
         behind += more
@@ -229,7 +231,7 @@ def _note_older_code(plan: Plan, row: Row, seed: int, meta: dict[str, Any], olde
 
 
 def _compute_block(
-    plan: Plan, block: Block, older: dict[str, OlderCode]
+    plan: Plan, block: Block, older: dict[str, OlderCode], workers: int
 ) -> tuple[list[dict[str, Any]], list[Column], list[dict[str, Any]]]:
     study = plan.study
     loaded = {row.name: _load(plan, block, row, older) for row in block.rows}
@@ -251,13 +253,14 @@ def _compute_block(
     weights = statistics.multiplicities(len(patients), study.statistics.bootstrap, generator(*names))
 
     made = [_Made(index, spec, fraction) for index, spec in enumerate(block.specs) for fraction in block.plan]
+    for one in made if ok else []:
+        one.look(block, loaded[ok[0].name].files()[0], patients)
+    shared = _Shared(plan, block, made, loaded, breakdown.subgroups(plan, block.dataset, reference), patients, weights)
     behind: list[dict[str, Any]] = []
-    groups = breakdown.subgroups(plan, block.dataset, reference)
-    for row in ok:
-        files = loaded[row.name].files()
-        for one in made:
-            one.add(block, row, files, patients, weights)
-        behind += breakdown.breakdown(plan, block, row, files, groups, patients, weights)
+    for row, numbers in zip(ok, _by_row(shared, ok, workers), strict=True):
+        for one, found in zip(made, numbers.found, strict=True):
+            one.add(row.name, found)
+        behind += numbers.behind
 
     records, columns = [], []
     for one in made:
@@ -308,29 +311,93 @@ class _Made:
     chance: float | None = None
     ended: list[bool] = field(default_factory=list)  # of each trained head: by itself, before the maximum
 
-    def add(self, block: Block, row: Row, files: list[Predictions], patients: pd.Index, weights: np.ndarray) -> None:
-        try:
-            self.estimates[row.name] = self._estimate(block, row, files, patients, weights)
-        except Undefined as error:
-            self.reasons[row.name] = f"{self.spec.title}: {error}"
+    def look(self, block: Block, file: Predictions, patients: pd.Index) -> None:
+        """What is there to be found, from the predictions of any row."""
+        key, args = self.spec.key, self.spec.args
+        rows = file.groups[self.fraction, block.plan[self.fraction][0]]
+        frame = file.frame.take(rows)
+        self.positives = positives(frame)
+        self.units = carriers(key, frame, owners_of(file, patients)[rows], args)
+        self.chance = chance(key, frame, args)
 
-    def _estimate(
+    def add(self, row: str, found: _Found) -> None:
+        if found.estimate is not None:
+            self.estimates[row] = found.estimate
+            self.ended += found.ended
+        else:
+            self.reasons[row] = found.reason
+
+    def of_row(
         self, block: Block, row: Row, files: list[Predictions], patients: pd.Index, weights: np.ndarray
-    ) -> statistics.Estimate:
+    ) -> _Found:
         """The cell of a row, from the metric [S, D] and its resamples [S, D, R]."""
-        key, draws, args = self.spec.key, block.plan[self.fraction], self.spec.args
-        values, again = resampled(files, METRICS[key], args, self.fraction, draws, patients, weights)
+        draws = block.plan[self.fraction]
+        try:
+            values, again = resampled(
+                files, METRICS[self.spec.key], self.spec.args, self.fraction, draws, patients, weights
+            )
+            seeded, drawn = row.entry is not None and row.entry.seeded, block.drawn(self.fraction)
+            estimate = statistics.estimate(values, again, self.units, seeded=seeded, drawn=drawn)
+        except Undefined as error:
+            return _Found(None, f"{self.spec.title}: {error}")
+        ended: list[bool] = []
         for file in (file for file in files if "stopped" in file.frame):
             heads = file.frame.iloc[[file.groups[self.fraction, draw][0] for draw in draws]]
-            self.ended += heads.loc[heads["iterations"] > 0, "stopped"].astype(bool).tolist()
-        if not self.units:
-            rows = files[0].groups[self.fraction, draws[0]]
-            frame = files[0].frame.take(rows)
-            self.positives = positives(frame)
-            self.units = carriers(key, frame, owners_of(files[0], patients)[rows], args)
-            self.chance = chance(key, frame, args)
-        seeded = row.entry is not None and row.entry.seeded
-        return statistics.estimate(values, again, self.units, seeded=seeded, drawn=block.drawn(self.fraction))
+            ended += heads.loc[heads["iterations"] > 0, "stopped"].astype(bool).tolist()
+        return _Found(estimate, "", ended)
+
+
+@dataclass
+class _Found:
+    """A row's estimate in one column, or why there is none."""
+
+    estimate: statistics.Estimate | None
+    reason: str = ""
+    ended: list[bool] = field(default_factory=list)
+
+
+@dataclass
+class _Numbers:
+    """All that is computed of one row in one block."""
+
+    found: list[_Found]  # by column
+    behind: list[dict[str, Any]]
+
+
+@dataclass
+class _Shared:
+    """What the numbers of every row of a block are made with."""
+
+    plan: Plan
+    block: Block
+    made: list[_Made]
+    loaded: dict[str, _Evaluations]
+    groups: breakdown.Groups
+    patients: pd.Index
+    weights: np.ndarray
+
+    def numbers(self, row: Row) -> _Numbers:
+        files = self.loaded[row.name].files()
+        found = [one.of_row(self.block, row, files, self.patients, self.weights) for one in self.made]
+        behind = breakdown.breakdown(self.plan, self.block, row, files, self.groups, self.patients, self.weights)
+        return _Numbers(found, behind)
+
+
+_shared: list[_Shared] = []  # of a worker process
+
+
+def _by_row(shared: _Shared, rows: list[Row], workers: int) -> Iterator[_Numbers]:
+    """The numbers of each row, in their order. Small test sets are not worth a process."""
+    workers = min(workers, len(rows))
+    if workers < 2 or len(shared.patients) < MANY:
+        yield from map(shared.numbers, rows)
+        return
+    with forked(workers, _shared.append, (shared,)) as pool:
+        yield from pool.map(_in_worker, rows)
+
+
+def _in_worker(row: Row) -> _Numbers:
+    return _shared[-1].numbers(row)
 
 
 def _column(study: Study, block: Block, made: _Made, lost: list[str]) -> Column:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -202,13 +203,20 @@ FULL_NIH = {"films": 25_596, "patients": 2_797, "labels": 14}  # the test part o
 
 
 def tables() -> str:
-    """Cells at the full size of NIH's test part: 8 methods, 3 seeds, 11 label draws; in processes of their own, for the memory."""
+    """Cells at the full size of NIH's test part: 8 methods, 3 seeds, 11 label draws; two processes against one, each measured
+    in a process of its own, for the memory.
+    """
+
+    def run(part: str, *arguments: object) -> str:
+        code = f"from benchmarks.speed import {part}; {part}(*{arguments!r})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     with tempfile.TemporaryDirectory() as name:
-        for part in ("write_nih", "compute_nih"):
-            arguments = [name, *(FULL_NIH.values() if part == "write_nih" else ())]
-            code = f"from benchmarks.speed import {part}; {part}(*{arguments!r})"
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout.strip().splitlines()[-1]
+        run("write_nih", name, *FULL_NIH.values())
+        lines = [run("compute_nih", name, workers).splitlines()[-1] for workers in (1, 2)]
+    one, two = (float(line.split(": ")[-1].split(" s ")[0]) for line in lines)
+    return "\n".join([*lines, f"tables: one process takes {one / two:.1f} times as long as two"])
 
 
 def _nih_plan(folder: str) -> Plan:
@@ -255,21 +263,21 @@ def write_nih(folder: str, films: int, patients: int, labels: int) -> None:
         write_predictions(pd.concat(parts), plan.paths.predictions(*cell), meta)
 
 
-def compute_nih(folder: str) -> None:
-    """The cells of what :func:`write_nih` wrote; prints seconds and memory."""
-    import torch
-
+def compute_nih(folder: str, workers: int) -> None:
+    """The cells of what :func:`write_nih` wrote; prints seconds, and the memory of this process and the largest of the others."""
     from benchmarks.cells import compute
-    from mlip.pretraining.cost import peak_memory
 
     plan = _nih_plan(folder)
-    started, used = time.perf_counter(), time.process_time()
-    cells = compute(plan).cells
-    seconds, used = time.perf_counter() - started, time.process_time() - used
-    memory = peak_memory(torch.device("cpu")) / 2**30
+    started = time.perf_counter()
+    cells = compute(plan, workers).cells
+    seconds = time.perf_counter() - started
+    own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    used = own.ru_utime + others.ru_utime
+    memory = (own.ru_maxrss + (workers * others.ru_maxrss if workers > 1 else 0)) / 2**20
     print(
         f"tables: {int((cells['status'] == 'ok').sum())} cells of {int(cells['n_test'].max())} films, {len(plan.rows)} methods, 3 seeds, "
-        f"11 label draws, 1000 resamples: {seconds:.0f} s ({used:.0f} CPU s), at most {memory:.1f} GiB"
+        f"11 label draws, 1000 resamples, {workers} process{'es' * (workers > 1)}: {seconds:.0f} s ({used:.0f} CPU s), "
+        f"at most {memory:.1f} GiB"
     )
 
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from benchmarks.plan import Plan
 
 
-def build_tables(plan: Plan) -> None:
+def build_tables(plan: Plan, workers: int = 1) -> None:
     """Write ``results/<study>/*``, ``results/<study>.md`` and ``.html`` from the predictions that are there."""
-    results, paths = compute(plan), plan.paths
+    results, paths = compute(plan, workers), plan.paths
     paths.results.mkdir(parents=True, exist_ok=True)
     remove_outdated(plan)
     write_cells(results.cells, paths.cells)

@@ -227,12 +227,12 @@ def parts(study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
 
 
 @run_app.command()
-def tables(study: StudyFile = DEFAULT) -> None:
+def tables(study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
     """Tables and leaderboard from whatever predictions exist; works at any time."""
     from mlip.run.stages import tables as stage
 
-    plan = _plan(study)
-    perform(plan, "tables", (), plan.tables(), lambda: stage.run(plan))
+    plan = _plan(study, threads)
+    perform(plan, "tables", (), plan.tables(), lambda: stage.run(plan, threads))
     typer.echo(f"wrote {plan.paths.leaderboard}")
 
 

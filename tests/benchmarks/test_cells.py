@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from benchmarks import cells as cells_module
 from benchmarks.cells import (
     COLUMNS,
     Column,
     Results,
+    _Shared,
     compute,
     write_cells,
 )
@@ -320,3 +324,22 @@ def test_a_failure_of_the_knowledge_is_no_reason_for_rows_that_do_not_read_it(wo
     world.fail("knowledge", reason="no ontology", fingerprint=world.plan.fingerprints.knowledge().key)
     assert not any(entry.reads_knowledge for entry in world.plan.rows.values())
     assert set(world.cells()["status"]) == {"ok", "skipped"}
+
+
+def test_rows_in_processes_of_their_own_give_the_same_numbers(seeds, monkeypatch):
+    seeds.fill()
+    alone, here = compute(seeds.plan), os.getpid()
+    monkeypatch.setattr(cells_module, "MANY", 1)
+    numbers, homes = _Shared.numbers, []
+
+    def elsewhere(self, row):
+        homes.append(row.name)  # of the process that it runs in
+        assert os.getpid() != here
+        return numbers(self, row)
+
+    monkeypatch.setattr(_Shared, "numbers", elsewhere)
+    together = compute(seeds.plan, workers=2)
+    assert homes == []
+    pd.testing.assert_frame_equal(together.cells, alone.cells)
+    pd.testing.assert_frame_equal(together.behind, alone.behind)
+    assert [c.ranking.ranks for c in together.columns] == [c.ranking.ranks for c in alone.columns]

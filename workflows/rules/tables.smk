@@ -44,7 +44,8 @@ rule tables:
         f"{WORK}/logs/tables.log",
     conda:
         "../envs/mlip.yaml"
+    threads: ALL_CORES
     params:
         spec=PLAN.tables().key,
     shell:
-        "python -m mlip run tables > {log:q} 2>&1"
+        "python -m mlip run tables --threads {threads} > {log:q} 2>&1"

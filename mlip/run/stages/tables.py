@@ -10,5 +10,5 @@ if TYPE_CHECKING:
     from benchmarks.plan import Plan
 
 
-def run(plan: Plan) -> None:
-    build_tables(plan)
+def run(plan: Plan, workers: int) -> None:
+    build_tables(plan, workers)
