@@ -33,6 +33,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = ("#555555", "#8A8A8A", "#B0B0B0")
 PANEL = (3.6, 2.9)  # inches
+LINE, LEGEND_LINE = 0.17, 0.21  # inches
+TITLE = 42  # characters a line
+OFF_SCALE = "empty-mask"  # the control that may lie far below all that is to be compared
 GRID = "#E4E4E4"
 SETTINGS: Any = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "backend": "agg"
@@ -59,9 +62,16 @@ def write(path: Path, heading: str, make: Callable[[], Figure]) -> None:
     """Make a figure in the project's style and write it under a heading."""
     with mpl.rc_context(mpl.rcParamsDefault | SETTINGS):
         figure = make()
-        figure.suptitle(textwrap.fill(heading, int(15 * figure.get_figwidth())), x=0.01, ha="left", fontsize=9)
+        set_heading(figure, heading)
         figure.savefig(path, dpi=130, metadata={"Software": None})
         plt.close(figure)
+
+
+def set_heading(figure: Figure, heading: str) -> None:
+    """A heading whose room is added, so that it takes none from the panels and the legend beside them."""
+    lines = textwrap.wrap(heading, int(14 * figure.get_figwidth()))
+    figure.set_figheight(figure.get_figheight() + LINE * len(lines))
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=9)
 
 
 def task_figure(cells: pd.DataFrame, blocks: list[Block]) -> Figure:
@@ -69,11 +79,13 @@ def task_figure(cells: pd.DataFrame, blocks: list[Block]) -> Figure:
     protocols = list(dict.fromkeys(b.protocol_name for b in blocks))
     datasets = list(dict.fromkeys(b.dataset for b in blocks))
     curves = len(blocks[0].plan) > 1
-    height = PANEL[1] if curves else max(PANEL[1], 0.32 * len(blocks[0].rows) + 1)
+    rows = len(blocks[0].rows)
+    legend = (LEGEND_LINE * rows + 0.3) / len(protocols)  # beside the panels of all protocols
+    height = max(PANEL[1], legend if curves else 0.32 * rows + 1)
     styles = row_styles(blocks[0].rows)
     figure, axes = plt.subplots(
         len(protocols), len(datasets), squeeze=False, layout="constrained",
-        figsize=(PANEL[0] * len(datasets) + (1.9 if curves else 1.5), height * len(protocols) + 0.5),
+        figsize=(PANEL[0] * len(datasets) + (1.9 if curves else 1.5), height * len(protocols)),
     )  # fmt: skip
     for block in blocks:
         ax = axes[protocols.index(block.protocol_name), datasets.index(block.dataset)]
@@ -83,7 +95,8 @@ def task_figure(cells: pd.DataFrame, blocks: list[Block]) -> Figure:
         ]  # fmt: skip
         (_curves if curves else _dots)(ax, block, own, styles)
         protocol = f" ({block.protocol_name})" if len(protocols) > 1 else ""
-        ax.set_title(f"{block.dataset}: {block.specs[0].title}{protocol}", loc="left")
+        title = f"{block.dataset}: {block.specs[0].title}{protocol}"
+        ax.set_title(textwrap.fill(title, TITLE), loc="left")
         if not (own["status"] == "ok").any():
             ax.text(0.5, 0.5, "nothing computed yet", transform=ax.transAxes, ha="center", va="center", color=GREY[0])
     if curves:
@@ -106,7 +119,7 @@ def row_styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     for k, row in enumerate(methods):
         styles[row.name] = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)], "linestyle": "-"}
     for k, row in enumerate(r for r in rows if r.control):
-        dashes = ("--", ":", "-.")[k % 3]
+        dashes = ("--", ":", "-.")[(k + k // len(GREY)) % 3]  # nine pairs before one comes again
         styles[row.name] = {"color": GREY[k % len(GREY)], "marker": MARKERS[-1 - k % len(MARKERS)], "linestyle": dashes}
     return styles
 
@@ -115,6 +128,12 @@ def _curves(ax: Axes, block: Block, cells: pd.DataFrame, styles: dict[str, dict[
     """Value against fraction; fractions are equally spaced, rows are shifted a little so that intervals stay legible."""
     places = {fraction: k for k, fraction in enumerate(sorted(block.plan))}
     shifts = np.linspace(-0.16, 0.16, len(block.rows))
+    drawn = cells[cells["status"] == "ok"].set_index("method")
+    if OFF_SCALE in drawn.index and drawn.loc[[OFF_SCALE], "value"].max() == 0 and len(drawn.index.unique()) > 1:
+        # A Dice over films with the finding alone is 0 there by definition: a point on the scale would press the others together.
+        name = row_name(next(row for row in block.rows if row.name == OFF_SCALE))
+        ax.text(0.99, 0.01, f"{name}: 0", transform=ax.transAxes, ha="right", va="bottom", color=GREY[1], fontsize=8)
+        cells = cells[cells["method"] != OFF_SCALE]
     for row, shift in zip(block.rows, shifts, strict=True):
         own = cells[(cells["method"] == row.name) & (cells["status"] == "ok")].sort_values("fraction")
         if own.empty:
