@@ -105,7 +105,7 @@ def _labels(cell: dict[Any, Any]) -> str:
 
 def _load(plan: Plan, entry: Entry, name: str, by_timm: bool) -> str:
     config = entry.image_config(plan.study)
-    side = config.input_size or plan.study.image_size
+    side = config.input_size or plan.study.input_side
     if by_timm:
         line = f'import timm\n\nencoder = timm.create_model("local-dir:{name}", pretrained=True).eval()'
         what = "`local-dir:` is followed by the path of this folder; from the hub it is `hf-hub:OWNER/NAME`. `encoder(images)` gives the pooled features [B, D]."
