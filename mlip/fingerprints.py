@@ -155,7 +155,7 @@ class Fingerprints:
                 _values(image),
                 [_given(given) for given in image.weights],
             ]
-            settings += [_values(text), _given(text.pretrained), entry.components, entry.params]
+            settings += [_values(text), _given(text.pretrained), entry.components, _params(entry)]
             settings += [entry.training_seed(seed), entry.reads_knowledge]
             made_from = [self.tokenizer(), *([self.knowledge()] if entry.reads_knowledge else [])]
             if entry.calibrated:
@@ -302,6 +302,11 @@ def _recipe(recipe: Recipe) -> dict[str, Any]:
     values = _values(recipe, "provenance", "params", "encoders")
     fields = type(recipe).model_fields
     return {k: v for k, v in values.items() if k not in LATER or v != fields[k].default}
+
+
+def _params(entry: Entry) -> dict[str, Any]:
+    specs = entry.manifest.parameters
+    return {k: v for k, v in entry.params.items() if not (specs[k].later and v == specs[k].value)}
 
 
 def _given(pretrained: str | None) -> list[str]:

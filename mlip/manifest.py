@@ -26,6 +26,10 @@ class ParameterSpec(_Closed):
     value: Any
     source: Source
     where: str = ""
+    later: bool = Field(
+        False,
+        description="added when results were there: its value is what was done before, and counts only where it is another",
+    )
 
 
 class ComponentSpec(_Closed):
