@@ -158,7 +158,7 @@ class Plan:
         study = self.study
         printed = [study.title, study.data_note, study.published, study.statistics.model_dump(mode="json")]
         printed += [[b.protocol.model_dump(mode="json"), sorted(b.plan.items())] for b in self.blocks]
-        printed += [[r.name, r.title, r.fault, r.entry and r.entry.status] for b in self.blocks for r in b.rows]
+        printed += [[r.name, r.title, r.fault, r.entry and r.entry.standing] for b in self.blocks for r in b.rows]
         if external := [[n, *seen] for n, e in self.rows.items() if (seen := told(e))]:
             printed.append(external)
         keys = [self.evaluation(e.task, e.protocol, e.dataset, e.row, e.seed).key for e in self.evaluations]

@@ -287,7 +287,7 @@ def _write_card(
         "code": code,
         "folder": entry.folder.name,
         **({"weights": entry.weights.path.name, "trained_on": entry.weights.trained_on} if entry.weights else {}),
-        "status": entry.status,
+        "status": entry.standing,
         "encoder": entry.encoder,
         "study": study.study,
         "seed": entry.training_seed(seed),
