@@ -158,7 +158,7 @@ class Plan:
         study = self.study
         printed = [study.title, study.data_note, study.published, study.statistics.model_dump(mode="json")]
         printed += [[b.protocol.model_dump(mode="json"), sorted(b.plan.items())] for b in self.blocks]
-        printed += [[r.name, r.title, r.fault, r.entry and r.entry.status] for b in self.blocks for r in b.rows]
+        printed += [[r.name, r.title, r.fault, r.entry and r.entry.standing] for b in self.blocks for r in b.rows]
         if external := [[n, *seen] for n, e in self.rows.items() if (seen := told(e))]:
             printed.append(external)
         keys = [self.evaluation(e.task, e.protocol, e.dataset, e.row, e.seed).key for e in self.evaluations]
@@ -284,13 +284,15 @@ def _check_corpus(study: Study, rows: dict[str, Entry]) -> None:
 
 def _check_encoders(study: Study, rows: dict[str, Entry]) -> None:
     """Building encoders imports torch and timm: what passed once is not built again to be checked."""
-    kinds = sorted({entry.encoder for entry in rows.values() if not entry.external})
+    own = [entry for entry in rows.values() if not entry.external]
+    named = {entry.encoder_key: (entry.start or study.encoders.image(entry.encoder), entry.encoder) for entry in own}
+    starts = [(config, kind, key) for key, (config, kind) in sorted(named.items())]
     stages = any(tasks()[name].needs_maps for name in study.tasks)
-    check = fingerprint_of_encoders(study, kinds, stages)
+    check = fingerprint_of_encoders(study, starts, stages)
     if not source_code.passed(check):
         from mlip.encoders.check import check_encoders
 
-        check_encoders(study, kinds, stages)
+        check_encoders(study, starts, stages)
         source_code.remember_passed(check)
 
 
@@ -304,9 +306,9 @@ def _check_weights(study: Study, entry: Entry) -> None:
         return
     from mlip.encoders.check import check_stages
 
-    method_class(entry.folder).check_weights(entry.weights, entry.encoder, study.image_size, entry.weights_key)
+    method_class(entry.folder).check_weights(entry.weights, entry.encoder, study.input_side, entry.weights_key)
     if stages and entry.weights.architecture:
-        check_stages(entry.image_config(study), entry.encoder, study.image_size, entry.weights_key)
+        check_stages(entry.image_config(study), entry.encoder, study, entry.weights_key)
     source_code.remember_passed(check)
 
 

@@ -19,7 +19,7 @@ from mlip.manifest import Recipe
 from mlip.methods import Entry, recipe_of
 from mlip.paths import ROOT
 from mlip.source_code import code_of, content_of, digest
-from mlip.study import Study, WeightsConfig
+from mlip.study import ImageEncoderConfig, Study, WeightsConfig
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -155,11 +155,12 @@ class Fingerprints:
                 _values(image),
                 [_given(given) for given in image.weights],
             ]
-            settings += [_values(text), _given(text.pretrained), entry.components, entry.params]
+            settings += [_values(text), _given(text.pretrained), entry.components, _params(entry)]
             settings += [entry.training_seed(seed), entry.reads_knowledge]
             made_from = [self.tokenizer(), *([self.knowledge()] if entry.reads_knowledge else [])]
             if entry.calibrated:
                 made_from += self.corpus()
+            settings += [{"crop_size": study.crop_size}] if study.crop_size else []
             if entry.weights is not None:
                 settings += [
                     entry.manifest.released,
@@ -170,6 +171,7 @@ class Fingerprints:
                 settings += [_recipe(recipe_of(entry, study)), study.pretrain.precision, study.pretrain.devices]
                 made_from += self.corpus()
                 settings += [entry.pairs] if entry.pairs < 100 else []
+                settings += [{"steps": study.pretrain.steps}] if study.pretrain.steps else []
             return settings, self._method_code("pretrain", entry), made_from
 
         found = self._of(("training", entry.name, seed), parts)
@@ -258,14 +260,16 @@ class Fingerprints:
         return [content_of(path) for path in reader.tables(self.study.datasets[name].root, options)]
 
 
-def fingerprint_of_encoders(study: Study, kinds: Sequence[str], stages: bool) -> str:
+def fingerprint_of_encoders(study: Study, starts: Sequence[tuple[ImageEncoderConfig, str, str]], stages: bool) -> str:
     """What decides whether the encoders of a study can be built."""
-    encoders = study.encoders
-    images = (*encoders.cnn.weights, *encoders.vit.weights)
-    given = [_given(pretrained) for pretrained in (*images, encoders.text.pretrained)]
+    images = [_values(config) for config, *_ in starts]
+    files = [pretrained for config, *_ in starts for pretrained in config.weights]
+    text = study.encoders.text
+    given = [_given(pretrained) for pretrained in (*files, text.pretrained)]
     versions = [version(name) for name in ("timm", "torch", "transformers")]
     code = code_of(["mlip.encoders.check"])
-    return f"encoders-{digest(_values(encoders), study.image_size, kinds, stages, given, versions, code)}"
+    kinds, sides = [kind for _, kind, _ in starts], [study.image_size, study.input_side]
+    return f"encoders-{digest(images, kinds, _values(text), sides, stages, given, versions, code)}"
 
 
 def fingerprint_of_weights(study: Study, entry: Entry, stages: bool) -> str:
@@ -279,7 +283,7 @@ def fingerprint_of_weights(study: Study, entry: Entry, stages: bool) -> str:
     ]
     versions = [version(name) for name in ("open_clip_torch", "timm", "torch", "transformers")]
     code = code_of(["mlip.encoders.check", "mlip.encoders.foreign"], [entry.folder])
-    return f"weights-{digest(values, entry.encoder, study.image_size, stages, versions, code)}"
+    return f"weights-{digest(values, entry.encoder, study.image_size, study.input_side, stages, versions, code)}"
 
 
 def _stage(name: str, *modules: str, folders: Sequence[Path] = (), without: Sequence[str] = ()) -> str:
@@ -290,8 +294,19 @@ def _values(config: BaseModel, *leave_out: str) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude=set(leave_out))
 
 
+LATER = ("optimizer", "decay", "precision", "augment")  # keys of recipes that count only where they are set
+
+
 def _recipe(recipe: Recipe) -> dict[str, Any]:
-    return _values(recipe, "provenance", "params")  # the row's params hold the recipe's
+    """The row's params hold the recipe's, its image encoder the recipe's start."""
+    values = _values(recipe, "provenance", "params", "encoders")
+    fields = type(recipe).model_fields
+    return {k: v for k, v in values.items() if k not in LATER or v != fields[k].default}
+
+
+def _params(entry: Entry) -> dict[str, Any]:
+    specs = entry.manifest.parameters
+    return {k: v for k, v in entry.params.items() if not (specs[k].later and v == specs[k].value)}
 
 
 def _given(pretrained: str | None) -> list[str]:

@@ -41,6 +41,8 @@ class Entry:
     seed: int = 0
     pairs: int = 100  # percent of the training patients
     weights: WeightsConfig | None = None  # a checkpoint that others trained: nothing is trained here
+    start: ImageEncoderConfig | None = None  # the image encoder of its recipe, or of the row whose start it shows
+    start_key: str = ""  # where that is said, for errors
 
     @property
     def external(self) -> bool:
@@ -60,6 +62,11 @@ class Entry:
     @property
     def status(self) -> str:
         return "external" if self.external else self.manifest.status
+
+    @property
+    def standing(self) -> str:
+        """The status as pages show it: of an agreement, what agrees."""
+        return self.status if self.external else self.manifest.standing
 
     @property
     def capabilities(self) -> list[str]:
@@ -85,13 +92,18 @@ class Entry:
 
     def image_config(self, study: Study) -> ImageEncoderConfig:
         """The image encoder of the row before its training, or before its checkpoint is read."""
-        config = study.encoders.image(self.encoder)
+        config = self.start or study.encoders.image(self.encoder)
         if self.weights is None:
             return config.without_weights() if self.manifest.start == "random" else config
         if self.weights.architecture:
             config = ImageEncoderConfig(name=self.weights.architecture)
         side = {"input_size": self.weights.input_size} if self.weights.input_size else {}
         return config.without_weights().model_copy(update=side)
+
+    @property
+    def encoder_key(self) -> str:
+        """Where its image encoder is named: of the study, or of a recipe."""
+        return self.start_key or f"encoders.{self.encoder}"
 
     @property
     def weights_key(self) -> str:
@@ -161,20 +173,41 @@ def entries(study: Study) -> tuple[dict[str, Entry], dict[str, str]]:
             faults[method] = str(error)
     if config.include is None:  # nobody has asked for these rows by name
         pointless = {
-            n for n, m in manifests.items() if m.start == "weights" or _lacks_weights(study, m, m.encoders.prefers)
+            n
+            for n, m in manifests.items()
+            if m.start == "weights"
+            or (m.start == "pretrained" and not study.encoders.image(m.encoders.prefers).has_weights)
         }
         asked = {n: v for n, v in asked.items() if n in config.variants or n not in pointless}
-    rows = {
-        name: _entry(study, name, variant, folders[variant.method], manifests[variant.method])
-        for name, variant in asked.items()
-        if variant.method in manifests
-    }
+    rows: dict[str, Entry] = {}
+    # Rows that show another row's start come last in the making, and stay in their place in the study.
+    for name, variant in sorted(asked.items(), key=lambda item: item[1].start_of is not None):
+        if variant.method in manifests:
+            shown = _shown(study, name, variant, rows, asked)
+            if variant.start_of and shown is None:
+                faults[variant.method] = faults[asked[variant.start_of].method]
+                continue
+            rows[name] = _entry(study, name, variant, folders[variant.method], manifests[variant.method], shown)
+    rows = {name: rows[name] for name in asked if name in rows}
     return rows, {name: faults[variant.method] for name, variant in asked.items() if variant.method in faults}
 
 
-def _lacks_weights(study: Study, manifest: Manifest, encoder: EncoderKind) -> bool:
-    """Whether a row is the pretrained encoder itself in a study whose encoder starts from random weights."""
-    return manifest.start == "pretrained" and not study.encoders.image(encoder).has_weights
+def _shown(
+    study: Study, name: str, variant: VariantConfig, rows: dict[str, Entry], asked: dict[str, VariantConfig]
+) -> Entry | None:
+    """The row whose start a variant shows; None where it shows none, or that row's method folder is broken."""
+    if variant.start_of is None:
+        return None
+    where = f"study {study.study}: methods.variants.{name}.start_of"
+    if variant.start_of not in asked:
+        raise UserError(f"there is no row {variant.start_of!r}", where=where, fix=f"one of {sorted(asked)}")
+    if asked[variant.start_of].start_of or asked[variant.start_of].weights or variant.weights:
+        raise UserError(
+            f"{name} cannot show what {variant.start_of} starts from",
+            where=where,
+            fix="name a row of a method folder, and no checkpoint beside it",
+        )
+    return rows.get(variant.start_of)
 
 
 def _sound_manifest(folder: Path, tier: str) -> Manifest:
@@ -214,20 +247,32 @@ def _require_packages(manifest: Manifest, where: Path) -> None:
             raise UserError(f"requires {line}; {there} installed", where=where, fix=f"pip install '{line}'")
 
 
-def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manifest: Manifest) -> Entry:
+def _entry(
+    study: Study, name: str, variant: VariantConfig, folder: Path, manifest: Manifest, shown: Entry | None
+) -> Entry:
+    """``shown``: the row whose image encoder it starts from, None for its own."""
     where = folder / "method.yaml"
     _check_place(study, name, variant, manifest)
-    encoder = variant.encoder or manifest.encoders.prefers
+    encoder = variant.encoder or (shown.encoder if shown else manifest.encoders.prefers)
+    if shown and shown.encoder != encoder:
+        raise UserError(
+            f"{name} asks for a {encoder} encoder, {shown.name} has a {shown.encoder}",
+            where=f"study {study.study}: methods.variants.{name}",
+            fix="leave `encoder` out",
+        )
     if encoder not in manifest.encoders.supports:
         raise UserError(
             f"{name} asks for a {encoder} encoder, the method supports {manifest.encoders.supports}",
             where=where,
             fix="choose a supported one",
         )
-    if variant.weights is None and _lacks_weights(study, manifest, encoder):
+    recipe = manifest.recipes.get(study.pretrain.recipe)
+    start, start_key = (shown.start, shown.start_key) if shown else _start(study, recipe, encoder, where)
+    image = start or study.encoders.image(encoder)
+    if variant.weights is None and manifest.start == "pretrained" and not image.has_weights:
         raise UserError(
             f"{name} is the study's {encoder} before any training on films, which must be pretrained to be worth a row",
-            where=f"study {study.study}: encoders.{encoder}",
+            where=start_key or f"study {study.study}: encoders.{encoder}",
             fix=f"set `pretrained`, or take {name} out of methods",
         )
     if unknown := set(variant.components) - set(manifest.components):
@@ -244,7 +289,6 @@ def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manife
         )
     if variant.pairs < 100 and (variant.weights is not None or not manifest.trained):
         raise UserError(f"variant {name} sets pairs, and is never trained", where=where, fix="take `pairs` out")
-    recipe = manifest.recipes.get(study.pretrain.recipe)
     params = {key: spec.value for key, spec in manifest.parameters.items()}
     if recipe and variant.weights is None:  # a checkpoint was not trained by a recipe of this study
         params |= recipe.params
@@ -262,7 +306,18 @@ def _entry(study: Study, name: str, variant: VariantConfig, folder: Path, manife
         variant.seed,
         variant.pairs,
         variant.weights,
+        start,
+        start_key,
     )
+
+
+def _start(
+    study: Study, recipe: Recipe | None, encoder: EncoderKind, where: Path
+) -> tuple[ImageEncoderConfig | None, str]:
+    """The image encoder that a recipe names, and where; None where the study's own counts."""
+    if study.encoders.start == "study" or recipe is None or encoder not in recipe.encoders:
+        return None, ""
+    return recipe.encoders[encoder].config, f"{where}: recipes.{study.pretrain.recipe}.encoders.{encoder}"
 
 
 def _check_place(study: Study, name: str, variant: VariantConfig, manifest: Manifest) -> None:

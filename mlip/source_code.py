@@ -63,6 +63,7 @@ LIBRARIES = {
     "tokenizers": "tokenizers",
     "torch": "torch",
     "torchmetrics": "torchmetrics",
+    "torchvision": "torchvision",
     "transformers": "transformers",
 }
 

@@ -111,6 +111,11 @@ class EncodersConfig(Strict):
     cnn: ImageEncoderConfig
     vit: ImageEncoderConfig
     text: TextEncoderConfig
+    start: Literal["study", "recipe"] = Field(
+        "study",
+        description="what rows start from: the encoders named here, or those that their method's recipe names "
+        "(`recipes.<tier>.encoders` of method.yaml), where it names one",
+    )
 
     def image(self, kind: Literal["cnn", "vit"]) -> ImageEncoderConfig:
         return self.cnn if kind == "cnn" else self.vit
@@ -127,6 +132,7 @@ class PretrainConfig(Strict):
     recipe: str = "small"
     epochs: int | None = None
     batch_size: int | None = None
+    steps: int | None = Field(default=None, gt=0, description="at most so many optimiser steps; null: the epochs'")
     seeds: list[int] = Field(default=[0], min_length=1)
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     on_code_change: Literal["rerun", "mark"] = Field(
@@ -230,6 +236,9 @@ class VariantConfig(Strict):
 
     method: str
     encoder: Literal["cnn", "vit"] | None = None
+    start_of: str | None = Field(
+        default=None, description="the row whose image encoder this one starts from: a control of another row's start"
+    )
     weights: WeightsConfig | None = None
     components: dict[str, bool] = Field(default_factory=dict)
     params: dict[str, Any] = Field(default_factory=dict)
@@ -272,7 +281,12 @@ class Study(Strict):
     work: Path = Path("work")
     results: Path = Path("results")
     data_root: Path | None = Field(default=None, description="folder that relative `datasets.*.root` are under")
-    image_size: int = Field(224, gt=0, description="side of the stored and encoded images in pixels")
+    image_size: int = Field(224, gt=0, description="side of the stored images in pixels")
+    crop_size: int | None = Field(
+        default=None,
+        gt=0,
+        description="side of the part of a stored film that is encoded: the centre, in training a random part; null: all of it",
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     twin: TwinConfig | None = None
     datasets: dict[str, DatasetConfig]
@@ -288,6 +302,11 @@ class Study(Strict):
         default=["maps"], description="what is looked at in the trained rows, see docs/tables.md"
     )
     statistics: StatisticsConfig = Field(default_factory=StatisticsConfig)
+
+    @property
+    def input_side(self) -> int:
+        """Side in pixels of the films that encoders are given, before any ``input_size`` of their own."""
+        return self.crop_size or self.image_size
 
     @property
     def note(self) -> str:
@@ -307,6 +326,12 @@ class Study(Strict):
             if self.twin is None or dataset.twin not in self.twin.datasets:
                 raise ValueError(f"datasets.{name}.twin names {dataset.twin!r}, which twin.datasets does not define")
             dataset.root = self.work / self.study / "raw" / dataset.twin
+        return self
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Study:
+        if self.crop_size and self.crop_size > self.image_size:
+            raise ValueError(f"crop_size {self.crop_size} is more than image_size {self.image_size}")
         return self
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from mlip.encoders.text import aggregate_words
 from mlip.errors import UserError
 from mlip.losses.contrastive import global_losses
 from mlip.losses.local_alignment import gloria_attention, gloria_local_losses, gloria_local_similarity
-from mlip.text.reports import join_sentences
+from mlip.text.reports import join_sentences, plain_words, split_sentences
 from mlip.text.tokenisation import TokenBatch
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlip.text.reports import Report
 
 WHERE = "baselines/gloria/method.yaml"
+WORDS = ("written", "plain")
 
 
 class GLoRIA(Method):
@@ -31,13 +32,15 @@ class GLoRIA(Method):
 
     Raises
     ------
-    UserError : both components are off.
+    UserError : both components are off, or ``words`` is unknown.
     """
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)
         if not any(self.components.values()):
             raise UserError("all components are off", where=WHERE, fix="switch one on")
+        if self.params["words"] not in WORDS:
+            raise UserError(f"words is {self.params['words']!r}", where=WHERE, fix=f"one of {WORDS}")
         dim = self.text_encoder.dim
         self.head_global = nn.Linear(self.image_encoder.dim, dim)
         if not self.components["global"]:
@@ -50,9 +53,9 @@ class GLoRIA(Method):
 
     def text_view(self, report: Report, rng: np.random.Generator) -> str:
         """One random sentence of the report, as ``full_report: false`` in the official configuration; else all of it."""
-        if self.params["full_report"] or not report.sentences:
-            return report.text
-        return join_sentences([report.sentences[rng.integers(len(report.sentences))]])
+        whole = self.params["full_report"] or not report.sentences
+        sentences = report.sentences if whole else [report.sentences[rng.integers(len(report.sentences))]]
+        return plain_words(sentences) if self.params["words"] == "plain" else join_sentences(sentences)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Terms ``global`` and ``local``, each the sum of image-to-text and text-to-image."""
@@ -93,9 +96,15 @@ class GLoRIA(Method):
         grid = self.head_local(image.grid) if self.components["local"] else image.grid
         return ImageFeatures(image.pooled, grid, functional.normalize(self.head_global(image.pooled), dim=-1))
 
+    def _tokens(self, texts: Sequence[str]) -> TokenBatch:
+        """Texts of others, seen as the training saw sentences."""
+        if self.params["words"] == "plain":
+            texts = [plain_words(split_sentences(text)) for text in texts]
+        return self.tokenizer(texts).to(self.device)
+
     def encode_text(self, texts: Sequence[str]) -> TextFeatures:
         """``local`` holds [CLS] and the words."""
-        sentence, words, pad = self._text(self.tokenizer(texts).to(self.device))
+        sentence, words, pad = self._text(self._tokens(texts))
         return TextFeatures(functional.normalize(sentence, dim=-1), words, pad)
 
     def similarity(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
@@ -123,7 +132,7 @@ class GLoRIA(Method):
         """
         if not self.components["local"]:
             raise UserError("has no attention without the local component", where=WHERE, fix="switch it on")
-        _, words, pad = self._text(self.tokenizer([text]).to(self.device))
+        _, words, pad = self._text(self._tokens([text]))
         grid = self.head_local(self.image_encoder(images).grid).permute(0, 3, 1, 2)
         words = words.transpose(1, 2).expand(len(images), -1, -1)
         attention = gloria_attention(grid, words, _lengths(pad).expand(len(images)), self.temperatures[0])

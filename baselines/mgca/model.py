@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,7 +16,16 @@ from mlip.errors import UserError
 from mlip.losses.contrastive import instance_loss
 from mlip.losses.prototypes import swapped_prediction
 from mlip.losses.token_alignment import clipped_weights, mgca_local, token_attention
+from mlip.text.reports import plain_words, split_sentences
 from mlip.text.tokenisation import TokenBatch
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mlip.text.reports import Report
+
+
+CHOICES = {"words": ("written", "plain"), "word_weights": ("aligned", "shifted")}
 
 
 class MGCA(Method):
@@ -23,7 +33,7 @@ class MGCA(Method):
 
     Raises
     ------
-    UserError : all components are off.
+    UserError : all components are off, or a choice is unknown.
     """
 
     def __init__(self, context: MethodContext) -> None:
@@ -31,6 +41,9 @@ class MGCA(Method):
         p, on = self.params, self.components
         if not any(on.values()):
             raise UserError("all components are off", where="baselines/mgca/method.yaml", fix="switch one on")
+        for name, known in CHOICES.items():
+            if p[name] not in known:
+                raise UserError(f"{name} is {p[name]!r}", where="baselines/mgca/method.yaml", fix=f"one of {known}")
         if self.text_encoder.depth > p["bert_layers"]:
             self.text_encoder.keep_layers(p["bert_layers"])
         image, text, size = self.image_encoder, self.text_encoder, (p["head_hidden"], p["embed_dim"])
@@ -41,6 +54,10 @@ class MGCA(Method):
             self.head_w = ProjectionHead(text.dim, *size)
         if on["cpa"]:
             self.prototypes = nn.Linear(p["embed_dim"], p["prototypes"], bias=False)
+
+    def text_view(self, report: Report, rng: np.random.Generator) -> str:
+        """The whole report; with ``words: plain`` as the official code leaves it."""
+        return plain_words(report.sentences) if self.params["words"] == "plain" else report.text
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Terms ``ita``, ``cta``, ``cpa`` (those on)."""
@@ -75,7 +92,10 @@ class MGCA(Method):
         tokens = _with_sep(tokens)
         words, pad = aggregate_words(text.hidden, tokens)
         assert text.attention is not None
-        word_weights = clipped_weights(aggregate_words(text.attention, tokens)[0])
+        attention = text.attention
+        if self.params["word_weights"] == "shifted":  # [SEP] gets the padding's, which is 0
+            attention = functional.pad(attention[:, 1:], (0, 1))
+        word_weights = clipped_weights(aggregate_words(attention, tokens)[0])
         patches = image.grid.flatten(1, 2)
         patch_weights = None
         if image.attention is not None:  # ViT: how much the class token looks at each patch
@@ -96,7 +116,7 @@ class MGCA(Method):
 
     def encode_text(self, texts: Sequence[str]) -> TextFeatures:
         """``local`` holds the words [B, W, E] where the token component is on."""
-        tokens = self.tokenizer(texts).to(self.device)
+        tokens = self._tokens(texts)
         text = self.text_encoder(tokens)
         joint = functional.normalize(self.head_t(pool_text(text, tokens, self.params["text_pooling"])), dim=-1)
         if not self.components["cta"]:
@@ -104,11 +124,17 @@ class MGCA(Method):
         words, pad = aggregate_words(text.hidden, _with_sep(tokens))
         return TextFeatures(joint, functional.normalize(self.head_w(words), dim=-1), pad)
 
+    def _tokens(self, texts: Sequence[str]) -> TokenBatch:
+        """Texts of others, seen as the training saw reports."""
+        if self.params["words"] == "plain":
+            texts = [plain_words(split_sentences(text)) for text in texts]
+        return self.tokenizer(texts).to(self.device)
+
     def maps(self, images: Tensor, prompt: str) -> dict[str, Tensor]:
         """``word attention``: mean over the prompt's words of the patches that CTA has them attend to."""
         if not self.components["cta"]:
             return {}
-        tokens = self.tokenizer([prompt]).to(self.device)
+        tokens = self._tokens([prompt])
         words, pad = aggregate_words(self.text_encoder(tokens).hidden, tokens)  # [SEP] says nothing of the prompt
         grid = self.image_encoder(images).grid
         words, pad = self.head_w(words).expand(len(images), -1, -1), pad.expand(len(images), -1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from mlip.data.pixels import centre
 from mlip.data.splits import part_rows, read_splits
 from mlip.data.store import open_store
 from mlip.errors import UserError
@@ -29,7 +30,7 @@ LIMIT = 256  # held-out pairs; every measure looks at their square
 class HeldOut:
     """Pairs that no training saw: one film and report per study of the validation and test parts."""
 
-    images: np.ndarray  # uint8 [N, S, S]
+    images: np.ndarray  # uint8 [N, S, S], as encoders see them
     reports: list[Report]
     findings: list[frozenset[str]]
     patients: np.ndarray  # int64 [N], equal numbers are the same patient
@@ -56,7 +57,7 @@ def held_out(study: Study) -> HeldOut:
             "no held-out film has a report", where=paths.splits(study.pretrain.datasets[0]), fix="see splits"
         )
     patients = pd.factorize(np.array([patient for *_, patient in found]))[0]
-    images = np.stack([store[row] for store, row, *_ in found])
+    images = np.stack([centre(store[row], study.crop_size) for store, row, *_ in found])
     return HeldOut(images, [r for *_, r, _, _ in found], [f for *_, f, _ in found], patients)
 
 

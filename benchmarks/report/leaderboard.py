@@ -64,7 +64,7 @@ def overview(plan: Plan, results: Results, found: Standings) -> str:
     for row in results.blocks[0].rows:
         if row.entry is None and not row.fault:
             continue
-        about = [row.entry.encoder, row.entry.status] if row.entry else ["", "broken"]
+        about = [row.entry.encoder, row.entry.standing] if row.entry else ["", "broken"]
         line = [full_name(row, results), *about, _standing_text(plan, found, row), above_text(results, row)]
         line += [_top(results, group, row) for group in tops.values()]
         line.append(_cost_text(costs.loc[row.name]) if row.entry else "")

@@ -58,7 +58,7 @@ def made_json(plan: Plan) -> str:
     rows = {
         row.name: {
             "title": row.title,
-            "status": row.entry.status if row.entry else "",
+            "status": row.entry.standing if row.entry else "",
             "control": row.control,
             "seeded": row.entry is not None and row.entry.seeded,
         }

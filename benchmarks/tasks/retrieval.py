@@ -124,7 +124,9 @@ class Retrieval(Task):
             texts = [method.encode_text(pool.texts[start : start + BATCH]) for start in starts]
             rows = pool.records["row"].to_numpy()
             title = f"retrieval {job.method}"
-            for positions, image in encode_images(method, pool.images, rows, job.device, title, pool.ids):
+            for positions, image in encode_images(
+                method, pool.images, rows, job.device, title, pool.ids, job.study.crop_size
+            ):
                 for start, text in zip(starts, texts, strict=True):
                     similarity = method.similarity(image, text).double().cpu().numpy()
                     scores[positions, start : start + similarity.shape[1]] = similarity

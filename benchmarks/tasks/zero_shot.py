@@ -173,6 +173,7 @@ class ZeroShot(ClassificationTask):
                 job.device,
                 f"zero-shot {job.method}",
                 cohort.store.records["image_id"].to_numpy(),
+                job.study.crop_size,
             ):
                 unit = functional.normalize(image.joint, dim=-1)
                 if protocol.pool == "embedding":

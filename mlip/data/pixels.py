@@ -27,6 +27,15 @@ def to_tensor(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     return grey.to(torch.float32).mul_(2 / 255).sub_(1).unsqueeze(1).expand(-1, 3, -1, -1)
 
 
+def centre(images: np.ndarray, side: int | None) -> np.ndarray:
+    """[N, S, S] -> the central ``side`` x ``side`` pixels of each, a view; None: all of it. What every encoder sees of a film
+    outside training (``crop_size`` of the study)."""
+    if side is None:
+        return images
+    start = (images.shape[-1] - side) // 2
+    return images[..., start : start + side, start : start + side]
+
+
 def load(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """uint8 [B, S, S] of the given rows of a memory map, read in file order, returned in the order asked for."""
     rows = np.asarray(rows)

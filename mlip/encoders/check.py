@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,39 +19,40 @@ if TYPE_CHECKING:
     from mlip.study import ImageEncoderConfig, Study, TextEncoderConfig
 
 
-def check_encoders(study: Study, kinds: Collection[Literal["cnn", "vit"]], stages: bool = False) -> None:
-    """Build the study's encoders on the device ``meta``, with the names and shapes of their weights files.
+def check_encoders(
+    study: Study, starts: Sequence[tuple[ImageEncoderConfig, Literal["cnn", "vit"], str]], stages: bool = False
+) -> None:
+    """Build the encoders of the study's rows on the device ``meta``, with the names and shapes of their weights files.
 
     What only a hub can tell is not asked: of ``pretrained: hub`` it is checked that timm lists weights, a hub name of a
     text encoder is taken as it is.
 
     Parameters
     ----------
-    kinds : the kinds of image encoder that the study's rows use; the others are not looked at.
+    starts : the image encoders that rows start from: configuration, kind, and the key that names it.
     stages : whether a task builds on a CNN's four stages (detection, segmentation).
 
     Raises
     ------
-    UserError : the first encoder that cannot be built; names ``encoders.cnn``, ``encoders.vit`` or ``encoders.text``, or
-        the weights file, and the fix.
+    UserError : the first encoder that cannot be built; names its key (``encoders.cnn``), ``encoders.text``, or the weights
+        file, and the fix.
     """
-    for kind in sorted(set(kinds)):
-        config = study.encoders.image(kind)
+    for config, kind, key in starts:
         if ":" in config.name:  # `hf-hub:owner/model`
             continue
         with torch.device("meta"):
-            encoder = ImageEncoder(config, kind, study.image_size, hub=False)
+            encoder = ImageEncoder(config, kind, study.input_side, hub=False, where=key)
         if stages and kind == "cnn":
             require_stages(encoder, study.image_size)
     _check_text(study.encoders.text)
 
 
-def check_stages(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], image_size: int, where: str) -> None:
+def check_stages(config: ImageEncoderConfig, kind: Literal["cnn", "vit"], study: Study, where: str) -> None:
     """Raise UserError where the image encoder of a row's checkpoint gives detection and segmentation no maps."""
     with torch.device("meta"):
-        encoder = ImageEncoder(config, kind, image_size, hub=False, grey=NORMALISATIONS["half"], where=where)
+        encoder = ImageEncoder(config, kind, study.input_side, hub=False, grey=NORMALISATIONS["half"], where=where)
     if kind == "cnn":
-        require_stages(encoder, image_size)
+        require_stages(encoder, study.image_size)
 
 
 def require_stages(encoder: ImageEncoder, image_size: int) -> None:

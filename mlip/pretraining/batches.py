@@ -11,10 +11,12 @@ import pandas as pd
 import torch
 
 from mlip.contract import Batch
-from mlip.data.pixels import augment, load, to_tensor
+from mlip.data.augmentation import augmented
+from mlip.data.pixels import augment, centre, load, to_tensor
 from mlip.data.splits import part_rows, read_splits
 from mlip.data.store import open_store
 from mlip.errors import UserError
+from mlip.manifest import AugmentSpec
 from mlip.paths import StudyPaths
 from mlip.seeding import generator, torch_generator
 from mlip.text.reports import Report, parse_report
@@ -102,11 +104,15 @@ class Batches:
         seed: int,
         batch_size: int,
         epochs: int,
+        augmentation: AugmentSpec | None = None,
     ) -> None:
         self.pairs, self.study, self.method, self.seed = pairs, study, method, seed
+        self.augmentation = augmentation
         self.batch_size = min(batch_size, len(pairs))
         self.steps_per_epoch = len(pairs) // self.batch_size
         self.steps = pairs.whole // min(batch_size, pairs.whole) * epochs
+        if study.pretrain.steps is not None:
+            self.steps = min(self.steps, study.pretrain.steps)
         self.epochs = -(-self.steps // self.steps_per_epoch)
         self.affirmed = lru_cache(maxsize=100_000)(knowledge.affirmed) if knowledge is not None else None
 
@@ -116,15 +122,25 @@ class Batches:
         order = generator(self.study.seed, "pretrain-order", self.seed, epoch).permutation(len(self.pairs))
         index = order[within * self.batch_size : (within + 1) * self.batch_size][rank::ranks]
         draw = torch_generator(self.study.seed, "pretrain-augment", self.seed, step, rank)
-        images = augment(to_tensor(self.pairs.pixels(index)), draw)
+        images = self._training_films(index, draw)
         return self._batch(index, images, epoch, step, rank)
+
+    def _training_films(self, index: np.ndarray, draw: torch.Generator) -> torch.Tensor:
+        """As the recipe says, else by the project's own augmentation, on a random part where the study crops."""
+        films, crop = self.pairs.pixels(index), self.study.crop_size
+        if self.augmentation is not None:
+            return augmented(films, self.augmentation, crop or films.shape[-1], draw)
+        return augment(augmented(films, AugmentSpec(), crop, draw) if crop else to_tensor(films), draw)
 
     def evaluation(self, limit: int) -> list[Batch]:
         """Batches of the first ``limit`` pairs, not augmented, always the same."""
         chosen = np.arange(min(limit, len(self.pairs)))
         full = len(chosen) // self.batch_size * self.batch_size
         parts = np.split(chosen[:full], max(full // self.batch_size, 1)) if full else []
-        return [self._batch(index, to_tensor(self.pairs.pixels(index)), 0, -1 - n, 0) for n, index in enumerate(parts)]
+        films = (to_tensor(centre(self.pairs.pixels(index), self.study.crop_size)) for index in parts)
+        return [
+            self._batch(index, seen, 0, -1 - n, 0) for n, (index, seen) in enumerate(zip(parts, films, strict=True))
+        ]
 
     def _batch(self, index: np.ndarray, images: torch.Tensor, epoch: int, step: int, rank: int) -> Batch:
         rng = generator(self.study.seed, "pretrain-text", self.seed, step, rank)

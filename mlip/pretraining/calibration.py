@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from mlip.data.pixels import load, to_tensor
+from mlip.data.pixels import centre, load, to_tensor
 from mlip.data.splits import part_rows, read_splits
 from mlip.data.store import open_store
 from mlip.paths import StudyPaths
@@ -32,4 +32,4 @@ def calibrate(encoder: nn.Module, study: Study) -> None:
         rows = part_rows(read_splits(StudyPaths(study).splits(name)), "train")[: FILMS // len(study.pretrain.datasets)]
         films += [load(store.images, chunk) for chunk in np.array_split(rows, -(-len(rows) // BATCH)) if len(chunk) > 1]
     with torch.no_grad():
-        update_bn([to_tensor(chunk) for chunk in films], encoder)
+        update_bn([to_tensor(centre(chunk, study.crop_size)) for chunk in films], encoder)

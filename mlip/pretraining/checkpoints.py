@@ -69,9 +69,10 @@ def build_image_encoder(study: Study, entry: Entry, seed: int = 0, start: bool =
     config = entry.image_config(study)
     seed_everything(study.seed, "init-image", entry.training_seed(seed))
     if entry.weights is None:
-        return ImageEncoder(config if start else config.without_weights(), entry.encoder, study.image_size)
+        used = config if start else config.without_weights()
+        return ImageEncoder(used, entry.encoder, study.input_side, where=entry.encoder_key)
     return ImageEncoder(
-        config, entry.encoder, study.image_size, grey=entry.weights.grey or HALF, where=entry.weights_key
+        config, entry.encoder, study.input_side, grey=entry.weights.grey or HALF, where=entry.weights_key
     )
 
 

@@ -1,4 +1,4 @@
-"""Pre-training of one method: Lightning Fabric, AdamW, linear warm-up + cosine, exact resumption after a kill.
+"""Pre-training of one method: Lightning Fabric, linear warm-up + cosine, exact resumption after a kill.
 
 The training state lives in ``work/<study>/state``, outside the outputs Snakemake knows and deletes when a job dies.
 The fingerprint of the training guards it: a state of other code or another configuration is set aside.
@@ -17,7 +17,6 @@ import torch
 from lightning_fabric import Fabric
 from rich.progress import Progress
 from safetensors.torch import save_file, save_model
-from timm.optim import param_groups_weight_decay
 
 from mlip.contract import Method
 from mlip.devices import best_device
@@ -32,6 +31,7 @@ from mlip.pretraining.batches import Batches, Pairs
 from mlip.pretraining.calibration import calibrate
 from mlip.pretraining.checkpoints import build_method
 from mlip.pretraining.cost import flops_of, peak_memory
+from mlip.pretraining.optimizers import build_optimizer
 from mlip.schedules import rate
 from mlip.seeding import seed_everything
 from mlip.study import Study
@@ -81,12 +81,19 @@ class _Training:
         self.state_path = paths.training_state(entry.name, seed)
         self.metrics_path = self.state_path.with_suffix(".jsonl")
         self.state_path.parent.mkdir(parents=True, exist_ok=True)
-        self.fabric = _fabric(study)
+        self.fabric = _fabric(study, self.recipe)
         pairs = Pairs(study, "train", share=entry.pairs)
         method = build_method(study, entry, seed)
         knowledge = Knowledge.load(paths.knowledge) if entry.reads_knowledge else None
         self.batches = Batches(
-            pairs, study, method, knowledge, self.training_seed, self.recipe.batch_size, self.recipe.epochs
+            pairs,
+            study,
+            method,
+            knowledge,
+            self.training_seed,
+            self.recipe.batch_size,
+            self.recipe.epochs,
+            self.recipe.augment,
         )
         validation = Pairs(study, "val")
         self.validation = (
@@ -103,11 +110,8 @@ class _Training:
                 where=f"study {study.study}: methods.variants.{entry.name}.pairs",
                 fix="give it more, or a smaller pretrain.batch_size",
             )
-        optimizer = torch.optim.AdamW(
-            _decay_groups(method, self.recipe.weight_decay), lr=self.recipe.lr, betas=self.recipe.betas, fused=True
-        )
         self.method = method
-        self.module, self.optimizer = self.fabric.setup(method, optimizer)
+        self.module, self.optimizer = self.fabric.setup(method, build_optimizer(method, self.recipe))
         self.module.mark_forward_method("losses")
         self.key, self.code = fingerprint.key, fingerprint.code
         self.step, self.seconds, self.resumed = 0, 0.0, 0
@@ -253,26 +257,19 @@ class _Training:
                 path.unlink(missing_ok=True)
 
 
-def _fabric(study: Study) -> Fabric:
+def _fabric(study: Study, recipe: Recipe) -> Fabric:
     device = best_device(study.device)
     if device.type == "cpu":
         torch.set_num_threads(study.pretrain.threads)
     precision = study.pretrain.precision
     if precision == "auto":
-        precision = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+        own = recipe.precision or ("bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else None)
+        precision = own if device.type == "cuda" and own else "32-true"
     devices = study.pretrain.devices if device.type == "cuda" else 1
     fabric = Fabric(accelerator=device.type, devices=devices, precision=precision)
     if devices > 1:
         fabric.launch()
     return fabric
-
-
-def _decay_groups(method: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """No decay on biases, norms and other vectors, as is usual for AdamW; the decayed weights come first.
-
-    Their order is that of the sum when gradients are clipped, and of a saved training state.
-    """
-    return param_groups_weight_decay(method, weight_decay)[::-1]
 
 
 def _export(method: Method, out: Path) -> None:
@@ -290,7 +287,7 @@ def _write_card(
         "code": code,
         "folder": entry.folder.name,
         **({"weights": entry.weights.path.name, "trained_on": entry.weights.trained_on} if entry.weights else {}),
-        "status": entry.status,
+        "status": entry.standing,
         "encoder": entry.encoder,
         "study": study.study,
         "seed": entry.training_seed(seed),

@@ -23,7 +23,8 @@ HUB_TASKS = {
 }  # fmt: skip
 STATUS = {
     "reconstruction": "a **reconstruction**: the paper's authors released no code, and its method section was not available",
-    "official-agreement": "in numerical agreement with the losses of the official code",
+    "official-agreement (losses)": "in numerical agreement with the losses of the official code",
+    "official-agreement (losses and recipe)": "in agreement with the losses and the recipe of the official code",
     "control": "a **control**, not a method",
     "external": "a method entered from outside the project",
 }
@@ -45,7 +46,7 @@ def card_text(
         f"---\n{_front(plan, entry, cells, name, by_timm).to_yaml()}\n---",
         f"# {entry.title}: image encoder",
         study.note,
-        f"Seed {seed} of the row `{entry.name}` in the study `{study.study}` ({study.title}). The method is {STATUS[manifest.status]}; "
+        f"Seed {seed} of the row `{entry.name}` in the study `{study.study}` ({study.title}). The method is {STATUS[manifest.standing]}; "
         f"{manifest.paper}. It is for research; nothing here was evaluated for clinical use.",
         "## Load it",
         _load(plan, entry, name, by_timm),
@@ -105,7 +106,7 @@ def _labels(cell: dict[Any, Any]) -> str:
 
 def _load(plan: Plan, entry: Entry, name: str, by_timm: bool) -> str:
     config = entry.image_config(plan.study)
-    side = config.input_size or plan.study.image_size
+    side = config.input_size or plan.study.input_side
     if by_timm:
         line = f'import timm\n\nencoder = timm.create_model("local-dir:{name}", pretrained=True).eval()'
         what = "`local-dir:` is followed by the path of this folder; from the hub it is `hf-hub:OWNER/NAME`. `encoder(images)` gives the pooled features [B, D]."

@@ -339,6 +339,19 @@ def compare(
     raise typer.Exit(0 if reproduces else 1)
 
 
+@app.command("stand-ins")
+def stand_ins(
+    folder: Annotated[Path, typer.Argument(help="a folder for HF_HUB_CACHE, about 1.2 GB")],
+    study: StudyFile = Path("config/paper-rehearsal.yaml"),
+) -> None:
+    """Random weights where a study loads trained ones from the hub, for a rehearsal without network. Their numbers mean nothing."""
+    from mlip.run.stand_ins import write_stand_ins
+
+    limit_threads(1)
+    names = write_stand_ins(load_study(study), folder)
+    typer.echo(f"wrote {', '.join(names)}; run the study with HF_HUB_CACHE={folder} HF_HUB_OFFLINE=1")
+
+
 @app.command()
 def schema(out: Annotated[Path | None, typer.Option(help="write it here; without: print it")] = None) -> None:
     """The JSON schema of a study file, for editors."""

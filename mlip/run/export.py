@@ -46,8 +46,8 @@ def export(plan: Plan, row: str, seed: int, folder: Path) -> str:
     cells = cells_of(plan, row)
     with complete(folder) as draft:
         method = load_method(plan.study, entry, seed)
-        encoder, pooling = method.image_encoder, pooling_of(method, plan.study.image_size, row)
-        write_exported(encoder, plan.study.image_size, draft, pooling)
+        encoder, pooling = method.image_encoder, pooling_of(method, plan.study.input_side, row)
+        write_exported(encoder, plan.study.input_side, draft, pooling)
         by_timm = timm_knows(encoder.config, pooling)
         if by_timm:
             model = timm.create_model(f"local-dir:{draft}", pretrained=True).eval()

@@ -135,7 +135,7 @@ def check_baseline(name: str, verbose: bool = False, study: Study | None = None)
             yield "".join(traceback.format_exception(error))
         raise explain(error, folder.resolve(), shown(folder / "model.py")) from None
     if entry is not None and study is not None and entry.weights is not None:
-        kind.check_weights(entry.weights, entry.encoder, study.image_size, entry.weights_key)
+        kind.check_weights(entry.weights, entry.encoder, study.input_side, entry.weights_key)
         settings = [row_setting(entry, kind, study)]
     else:
         settings = list(settings_of(manifest, folder, kind))

@@ -77,6 +77,16 @@ def join_sentences(sentences: list[str]) -> str:
     return " ".join(f"{s} ." for s in sentences)
 
 
+def plain_words(sentences: list[str]) -> str:
+    """Sentences as MGCA's and GLoRIA's official code hands them to BERT: nothing but ``\\w+``, lower case, ASCII, no full stops.
+
+    A sentence of one word or none is dropped, as there; where none is left, all words are kept.
+    """
+    words = [[w for t in _TOKENS.findall(s.lower()) if (w := t.encode("ascii", "ignore").decode())] for s in sentences]
+    kept = [found for found in words if len(found) > 1] or words
+    return " ".join(word for found in kept for word in found)
+
+
 def sentence_spans(text: str) -> list[tuple[int, int]]:
     """Character ranges [start, end) of the sentences, without list number and closing punctuation.
 
@@ -115,6 +125,7 @@ def _append(spans: list[tuple[int, int]], text: str, start: int, end: int) -> No
         spans.append((start, end))
 
 
+_TOKENS = re.compile(r"\w+")
 _EDGE = " \t\n,;:-.*?!"
 _MARK = re.compile(r"[.?!)*•]")
 _WORD = re.compile(r"[^\W\d_]{2}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -7,6 +8,7 @@ from torch.nn import functional
 from mlip.errors import UserError
 from mlip.run.contract.world import tiny_batch
 from mlip.seeding import seed_everything
+from mlip.text.reports import parse_report
 from tests.methods import build, total
 
 TEXTS = ["No pneumothorax .", "There is a small left pleural effusion .", "Clear ."]
@@ -82,3 +84,14 @@ def test_without_the_global_contrast_the_unread_stage_is_frozen_and_the_numbers_
         history += [p.double().sum().item() for p in method.parameters()]
     half = len(history) // 2
     assert history[:half] == history[half:]
+
+
+def test_plain_words_reach_the_training_and_the_prompts() -> None:
+    report, rng = parse_report("IMPRESSION: No effusion; heart-size normal (AP)."), np.random.default_rng(0)
+    assert build("gloria").text_view(report, rng) == "No effusion; heart-size normal (AP) ."
+    plain = build("gloria", params={"words": "plain", "full_report": False}).eval()
+    assert plain.text_view(report, rng) == "no effusion heart size normal ap"
+    told = plain.encode_text(["No effusion; heart-size normal (AP).", "no effusion heart size normal ap"]).joint
+    torch.testing.assert_close(told[0], told[1])
+    with pytest.raises(UserError, match="words is 'loud'"):
+        build("gloria", params={"words": "loud"})

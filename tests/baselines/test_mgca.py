@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from mlip.encoders.text import aggregate_words
+from mlip.errors import UserError
 from mlip.run.contract.world import tiny_batch
+from mlip.text.reports import parse_report
 from tests.methods import build, total
 
 
@@ -65,3 +68,42 @@ def test_the_vit_form_weights_patches_by_attention(kind: str, monkeypatch: pytes
         assert seen["patch_weights"].shape == (8, method.image_encoder.patches)
         torch.testing.assert_close(seen["patch_weights"].sum(dim=1), torch.ones(8))
         assert seen["patch_weights"].std() > 0
+
+
+def test_shifted_weights_are_those_that_the_official_loop_pairs_with_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``aggregate_tokens`` of the official encoder walks over the pieces from [CLS] on, and over the attention from the first
+    piece on: each piece meets the attention of the one after it, and [SEP] the padding's 0.
+    """
+    found = {}
+    for choice in ("aligned", "shifted"):
+        method = build("mgca", params={"word_weights": choice}).eval()
+        module = __import__(type(method).__module__, fromlist=["clipped_weights"])
+        monkeypatch.setattr(
+            module, "clipped_weights", lambda x, c=choice: found.setdefault(c, x) / x.sum(1, keepdim=True)
+        )
+        batch = tiny_batch(method)
+        method.losses(batch)
+    attention = method.text_encoder(batch.tokens, need_attention=True).attention
+    assert attention is not None
+    for row, (ids, mask) in enumerate(zip(batch.tokens.word_ids, batch.tokens.attention_mask, strict=True)):
+        length, expected = int(mask.sum()), {}
+        for piece, seen in zip(range(length), [*attention[row, 1:length].tolist(), 0.0], strict=True):
+            word = int(ids[piece]) if piece < length - 1 else int(ids.max()) + 1  # [SEP] is the last word
+            expected[word] = expected.get(word, 0.0) + seen
+        expected.pop(-1)  # [CLS] is cut off after the loop
+        torch.testing.assert_close(found["shifted"][row, : len(expected)], torch.tensor(list(expected.values())))
+        assert not found["shifted"][row, len(expected) - 1 :].any()
+    assert not torch.allclose(found["aligned"], found["shifted"])
+
+
+def test_plain_words_reach_the_training_and_the_prompts() -> None:
+    """Of the paper's recipe: no full stop, no capital, no sentence of one word; and the same of texts that come later."""
+    report = parse_report("IMPRESSION: Stable. No effusion; heart-size normal (AP).")
+    rng = np.random.default_rng(0)
+    assert build("mgca").text_view(report, rng) == "Stable . No effusion; heart-size normal (AP) ."
+    plain = build("mgca", params={"words": "plain"}).eval()
+    assert plain.text_view(report, rng) == "no effusion heart size normal ap"
+    told = plain.encode_text(["No effusion; heart-size normal (AP).", "no effusion heart size normal ap"]).joint
+    torch.testing.assert_close(told[0], told[1])
+    with pytest.raises(UserError, match="words is 'loud'"):
+        build("mgca", params={"words": "loud"})

@@ -169,6 +169,8 @@ def make_world(
             "capabilities": [] if name in ("gamma", "blind") else ["zero_shot"], "components": {"extra": {"doc": "a part", "source": "ours"}},
             "recipes": {"small": {"epochs": 3, "batch_size": 8, "lr": 0.001, "weight_decay": 0.1}},
         }  # fmt: skip
+        if status == "official-agreement":
+            manifest["agreement"] = "losses"
         (folder / "method.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
         (folder / "model.py").write_text("", encoding="utf-8")
     tasks = {"probe": Probe(), "direct": Direct()}

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
-from mlip.encoders.check import check_encoders
+from mlip.encoders import check
 from mlip.encoders.image import ImageEncoder
 from mlip.errors import UserError
 from mlip.study import Study, load_study
 from tests.conftest import ROOT
 
 BOTH = ("cnn", "vit")
+
+
+def check_encoders(config: Study, kinds: Sequence[Literal["cnn", "vit"]], stages: bool = False) -> None:
+    """Of a study whose rows start from its own encoders."""
+    check.check_encoders(config, [(config.encoders.image(k), k, f"encoders.{k}") for k in kinds], stages)
 
 
 def study(**encoders: dict[str, Any]) -> Study:

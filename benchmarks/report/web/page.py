@@ -120,7 +120,7 @@ def _standing(plan: Plan, results: Results, found: Standings, rows: list[Row]) -
         line: dict[str, Any] = {
             "title": full_name(row),
             "control": row.control,
-            "status": row.entry.status if row.entry else "broken",
+            "status": row.entry.standing if row.entry else "broken",
         }
         line["encoder"] = row.entry.encoder if row.entry else ""
         if row.name in found.estimates:

@@ -45,14 +45,15 @@ def encode_images(
     device: torch.device,
     title: str,
     ids: Sequence[str] | np.ndarray = (),
+    crop: int | None = None,
 ) -> Iterator[tuple[np.ndarray, ImageFeatures]]:
     """Encode ``images[rows]`` (uint8 [N, S, S]) in batches of 64; yields (positions in ``rows`` [B], features of them).
 
-    ``ids``: the hashed identifiers of ``images`` [N], for methods that look films up.
+    ``ids``: the hashed identifiers of ``images`` [N], for methods that look films up. ``crop``: the study's ``crop_size``.
     """
     import torch
 
-    from mlip.data.pixels import to_tensor
+    from mlip.data.pixels import centre, to_tensor
 
     rows = np.asarray(rows, dtype=np.int64)
     with progress() as bar:
@@ -60,7 +61,7 @@ def encode_images(
         for start in range(0, len(rows), BATCH):
             positions = np.arange(start, min(start + BATCH, len(rows)))
             with torch.inference_mode():
-                batch = to_tensor(np.asarray(images[rows[positions]])).to(device)
+                batch = to_tensor(centre(np.asarray(images[rows[positions]]), crop)).to(device)
                 names = [ids[row] for row in rows[positions]] if len(ids) else []
                 features = method.of_films(batch, names)
             yield positions, features
@@ -88,7 +89,8 @@ def extract(study: Study, entry: Entry, seed: int, dataset: str, device: torch.d
     count = len(store.records)
     pooled: np.ndarray | None = None
     title, ids = f"{entry.name} {dataset}", store.records["image_id"].to_numpy()
-    for positions, features in encode_images(method, store.images, np.arange(count), device, title, ids):
+    crop = study.crop_size
+    for positions, features in encode_images(method, store.images, np.arange(count), device, title, ids, crop):
         values = features.pooled.float().cpu().numpy()
         if not np.isfinite(values).all():
             raise UserError(

@@ -38,7 +38,7 @@ def image_size(entry: Entry, study: Study | None = None) -> int:
     ``method.yaml`` declares one, else :data:`SIZE`.
     """
     own = entry.weights.input_size if entry.weights else None
-    return own or (study.image_size if study else None) or entry.manifest.encoders.input_size or SIZE
+    return own or (study.input_side if study else None) or entry.manifest.encoders.input_size or SIZE
 
 
 def image_encoder(entry: Entry, study: Study | None = None) -> ImageEncoder:
