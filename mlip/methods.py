@@ -180,16 +180,17 @@ def entries(study: Study) -> tuple[dict[str, Entry], dict[str, str]]:
         }
         asked = {n: v for n, v in asked.items() if n in config.variants or n not in pointless}
     rows: dict[str, Entry] = {}
-    # Rows that show another row's start come last in the making, and stay in their place in the study.
+    broken = {name: faults[variant.method] for name, variant in asked.items() if variant.method in faults}
+    # Rows that show another row's start are made last, and stay in their place in the study.
     for name, variant in sorted(asked.items(), key=lambda item: item[1].start_of is not None):
-        if variant.method in manifests:
-            shown = _shown(study, name, variant, rows, asked)
-            if variant.start_of and shown is None:
-                faults[variant.method] = faults[asked[variant.start_of].method]
-                continue
+        if name in broken:
+            continue
+        shown = _shown(study, name, variant, rows, asked)
+        if variant.start_of and shown is None:
+            broken[name] = broken[variant.start_of]
+        else:
             rows[name] = _entry(study, name, variant, folders[variant.method], manifests[variant.method], shown)
-    rows = {name: rows[name] for name in asked if name in rows}
-    return rows, {name: faults[variant.method] for name, variant in asked.items() if variant.method in faults}
+    return {name: rows[name] for name in asked if name in rows}, broken
 
 
 def _shown(
