@@ -86,13 +86,22 @@ class PatchDecoder(nn.Module):
 
 
 def reconstruction_loss(predicted: Tensor, target: Tensor, visible: Tensor, normalise: bool) -> Tensor:
-    """Mean squared error over the masked patches: [B, P, n], [B, P, n], [B, P] bool (True = visible) -> scalar.
+    """:func:`patch_errors` over the masked patches: [B, P, n], [B, P, n], [B, P] bool (True = visible) -> scalar."""
+    return masked_mean(patch_errors(predicted, target, normalise), visible)
+
+
+def patch_errors(predicted: Tensor, target: Tensor, normalise: bool) -> Tensor:
+    """Mean squared error of each patch: [B, P, n], [B, P, n] -> [B, P].
 
     ``normalise`` standardises each target patch by its own mean and variance (MAE's ``norm_pix_loss``).
     """
     if normalise:
         mean, variance = target.mean(dim=2, keepdim=True), target.var(dim=2, keepdim=True)
         target = (target - mean) / (variance + 1e-6).sqrt()
-    error = (predicted.float() - target).square().mean(dim=2)
+    return (predicted.float() - target).square().mean(dim=2)
+
+
+def masked_mean(error: Tensor, visible: Tensor) -> Tensor:
+    """Mean of [B, P] over the patches that are not visible (False in [B, P]); 0 where all are."""
     hidden = (~visible).to(error)
     return (error * hidden).sum() / hidden.sum().clamp_min(1)
