@@ -170,6 +170,7 @@ class Fingerprints:
                 settings += [_recipe(recipe_of(entry, study)), study.pretrain.precision, study.pretrain.devices]
                 made_from += self.corpus()
                 settings += [entry.pairs] if entry.pairs < 100 else []
+                settings += _cut(study)
             return settings, self._method_code("pretrain", entry), made_from
 
         found = self._of(("training", entry.name, seed), parts)
@@ -292,6 +293,13 @@ def _values(config: BaseModel, *leave_out: str) -> dict[str, Any]:
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:
     return _values(recipe, "provenance", "params")  # the row's params hold the recipe's
+
+
+def _cut(study: Study) -> list[Any]:
+    """How a batch is cut, where that is not as it always was: then sums, batch norms or negatives are others."""
+    keys = ("negatives", "chunk", "activation_checkpointing")
+    default = type(study.pretrain).model_fields
+    return [[key, value] for key in keys if (value := getattr(study.pretrain, key)) != default[key].default]
 
 
 def _given(pretrained: str | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,7 +48,9 @@ def encode_visible(encoder: ImageEncoder, images: Tensor, keep: Tensor) -> tuple
     tokens = model._pos_embed(model.patch_embed(images))  # type: ignore[operator]
     prefix, patches = tokens.split([model.num_prefix_tokens, encoder.patches], dim=1)  # type: ignore[list-item]
     patches = patches.gather(1, keep.unsqueeze(2).expand(-1, -1, patches.shape[2]))
-    tokens = model.norm(model.blocks(model.norm_pre(torch.cat([prefix, patches], dim=1))))  # type: ignore[operator]
+    tokens = model.norm_pre(torch.cat([prefix, patches], dim=1))  # type: ignore[operator]
+    again = model.grad_checkpointing and torch.is_grad_enabled()
+    tokens = model.norm(checkpoint_seq(model.blocks, tokens) if again else model.blocks(tokens))  # type: ignore[operator, arg-type]
     return tokens[:, : prefix.shape[1]], tokens[:, prefix.shape[1] :]
 
 
