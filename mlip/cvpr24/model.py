@@ -176,6 +176,8 @@ class MLIPDivergenceKnowledge(Method):
         if self.components["soft_targets"]:
             targets = soft_targets(overlap_of(finding_sets(batch.entities, self.observations), 0.0), p["soft_weight"])
 
+        targets = targets.to(v.dtype)
+
         def contrast(a: Tensor, b: Tensor) -> Tensor:
             both = [soft_info_nce(x, y, p["temperature_global"], targets) for x, y in ((a, b), (b, a))]
             return both[0] + both[1]

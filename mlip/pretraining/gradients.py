@@ -198,13 +198,16 @@ class Gradients:
 def still_statistics(module: nn.Module) -> Iterator[None]:
     """Batch norms normalise as before and leave their running mean and variance as they are."""
     moving = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training]
+    before = [(m.momentum, None if m.num_batches_tracked is None else m.num_batches_tracked.clone()) for m in moving]
     for norm in moving:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in moving:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(moving, before, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None and count is not None:
+                norm.num_batches_tracked.copy_(count)
 
 
 def share_statistics(method: Method, ranks: Ranks, device: torch.device) -> None:
