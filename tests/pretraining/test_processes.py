@@ -53,7 +53,9 @@ def _steps(ranks: Ranks, folder: Path) -> None:
                 method = _still(name)
                 found[f"{name} {how}"] = _step(method, Gradients(_fabric(), method, ranks, **cut))  # type: ignore[arg-type]
         x = torch.full((2, 2 + ranks.rank), 1.0 + ranks.rank, requires_grad=True)
-        both = gather({"x": x, "there": x > 0}, ranks)
+        both = gather(
+            {"x": x, "there": x > 0, "half": x.detach().bfloat16(), "count": torch.tensor([ranks.rank])}, ranks
+        )
         (both["x"] * torch.arange(12.0).view(4, 3)).sum().backward()
         found["ragged"] = both | {"gradient": x.grad}
         torch.save(found, folder / f"{ranks.rank}.pt")
@@ -88,6 +90,8 @@ def test_two_processes_give_what_one_gives_on_the_whole_batch(of_two: list[dict[
 def test_what_differs_in_width_is_padded_and_loses_no_gradient(of_two: list[dict[str, Result]]) -> None:
     first, second = (found["ragged"] for found in of_two)
     assert first["x"].tolist() == [[1, 1, 0], [1, 1, 0], [2, 2, 2], [2, 2, 2]]
+    assert first["half"].dtype is torch.bfloat16 and torch.equal(first["half"].float(), first["x"])
+    assert first["count"].tolist() == [0, 1]
     assert first["there"].dtype is torch.bool and first["there"].sum() == 10
     # Twice the own rows' gradient: the mean over two processes follows.
     assert first["gradient"].tolist() == [[0, 2], [6, 8]]
