@@ -7,7 +7,7 @@ STUDY ?= twin
 CORES ?= all
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help env tables claims test test-all bench coverage lint types lock clean
+.PHONY: help env tables claims test test-all bench bench-gpu coverage lint types lock clean
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
 
@@ -35,6 +35,9 @@ test-all: env   ## the tests, the slow ones too
 
 bench: env      ## measured speed, as ratios against a stated alternative
 	$(BIN)/python -m benchmarks.speed
+
+bench-gpu: env  ## how fast the five methods train on this machine's GPU, and how much of it they use
+	$(BIN)/python -m benchmarks.gpu
 
 coverage: env   ## how often intervals and comparisons are right, on simulated studies; written into docs/tables.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage

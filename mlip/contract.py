@@ -42,6 +42,8 @@ class Batch:
     step: int  # optimiser steps done
     epochs: int  # of the whole training
     generator: torch.Generator  # CPU generator of this step, for every random choice in the losses
+    first: int = 0  # of a part of a batch: which row of the whole batch its first one is
+    whole: int | None = None  # of a part of a batch: rows of the whole batch. None: these are all
 
     @classmethod
     def of(
@@ -61,6 +63,37 @@ class Batch:
         """The batch of B reports: ``texts`` are tokenised, ``linked`` holds the entities of each text."""
         tokens, entities = method.tokenizer(texts), entity_table(linked)
         return cls(images, texts, tokens, reports, patients, entities, epoch, step, epochs, generator)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def rows(self, first: int, count: int) -> Batch:
+        """The part of ``count`` rows from row ``first`` on. Its texts are padded as in the whole batch; it has the same
+        generator, from which :meth:`draw` takes what the whole batch would.
+        """
+        part = slice(first, first + count)
+        return replace(
+            self,
+            images=self.images[part],
+            texts=self.texts[part],
+            tokens=self.tokens.rows(part),
+            reports=self.reports[part],
+            patients=self.patients[part],
+            entities=self.entities[part],
+            first=self.first + first,
+            whole=self.whole or len(self),
+        )
+
+    def draw(self, sample: Callable[[int], Tensor]) -> Tensor:
+        """What ``sample(rows)`` draws from :attr:`generator`, one row per pair: drawn for the whole batch, own rows kept, so
+        that a pair has the same draw in whichever part of the batch it is.
+        """
+        drawn = sample(self.whole or len(self))
+        return drawn if self.whole is None else drawn[self.first : self.first + len(self)]
+
+    def without_images(self) -> Batch:
+        """The batch as :meth:`Method.objective` sees it: with no row in ``images``."""
+        return replace(self, images=self.images[:0])
 
     def to(self, device: torch.device | str) -> Batch:
         moved = {k: getattr(self, k).to(device) for k in ("images", "tokens", "patients", "entities")}
@@ -112,10 +145,17 @@ class MethodContext:
 
 
 class Method(nn.Module, ABC):
-    """Base of every method. A subclass builds its heads in ``__init__`` after calling ``super().__init__(context)``."""
+    """Base of every method. A subclass builds its heads in ``__init__`` after calling ``super().__init__(context)``.
+
+    Raises
+    ------
+    TypeError : it defines neither ``represent`` and ``objective`` nor ``losses``.
+    """
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__()
+        if type(self).losses is Method.losses and not self.splits():
+            raise TypeError(f"{type(self).__name__} lacks the abstract methods represent and objective")
         self.image_encoder = context.image_encoder
         self.text_encoder = context.text_encoder
         self.tokenizer = context.tokenizer
@@ -166,9 +206,40 @@ class Method(nn.Module, ABC):
         """The text that one training step sees of a report. Default: impression then findings, whole."""
         return report.text
 
-    @abstractmethod
+    def represent(self, batch: Batch) -> dict[str, Tensor]:
+        """All that the losses need of each pair of the batch, or of a part of it: tensors [B, ...] by name.
+
+        A row depends on its own pair alone (and, where there is a batch norm, on its statistics). Random numbers come from
+        :meth:`Batch.draw`. Parts are put together by their rows; a dimension in which they differ is padded with zeros, so
+        that a mask says True for what is there. Losses of single pairs may be computed here: [B].
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define represent")
+
+    def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Scalar loss terms by name, from what :meth:`represent` gave of all rows of the batch.
+
+        With several processes, or in chunks, it sees the whole batch. Computed in float32 whatever ``pretrain.precision``
+        says. ``batch.images`` has no row here. Random numbers come from ``batch.generator``, for all rows.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define objective")
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalar loss terms by name. The training loss is their sum weighted by :meth:`loss_weights`."""
+        """Scalar loss terms by name. The training loss is their sum weighted by :meth:`loss_weights`.
+
+        A method that overrides this instead of the two above trains on one device, in one piece.
+        """
+        return self.terms(self.represent(batch), batch)
+
+    def terms(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """:meth:`objective` in float32, outside autocast."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.objective({k: _full(v) for k, v in representations.items()}, batch.without_images())
+
+    @classmethod
+    def splits(cls) -> bool:
+        """Whether the losses are made of :meth:`represent` and :meth:`objective`."""
+        both = cls.represent is not Method.represent and cls.objective is not Method.objective
+        return both and cls.losses is Method.losses
 
     def loss_weights(self) -> dict[str, float]:
         """Weights of the terms; a term not named has weight 1."""
@@ -252,6 +323,10 @@ class Method(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class Untrained(Method):

@@ -172,6 +172,7 @@ class Fingerprints:
                 made_from += self.corpus()
                 settings += [entry.pairs] if entry.pairs < 100 else []
                 settings += [{"steps": study.pretrain.steps}] if study.pretrain.steps else []
+                settings += _cut(study)
             return settings, self._method_code("pretrain", entry), made_from
 
         found = self._of(("training", entry.name, seed), parts)
@@ -307,6 +308,13 @@ def _recipe(recipe: Recipe) -> dict[str, Any]:
 def _params(entry: Entry) -> dict[str, Any]:
     specs = entry.manifest.parameters
     return {k: v for k, v in entry.params.items() if not (specs[k].later and v == specs[k].value)}
+
+
+def _cut(study: Study) -> list[Any]:
+    """How a batch is cut, where that is not as it always was: then sums, batch norms or negatives are others."""
+    keys = ("negatives", "chunk", "activation_checkpointing")
+    default = type(study.pretrain).model_fields
+    return [[key, value] for key in keys if (value := getattr(study.pretrain, key)) != default[key].default]
 
 
 def _given(pretrained: str | None) -> list[str]:

@@ -141,8 +141,21 @@ class PretrainConfig(Strict):
         "tables by which code they were made",
     )
     checkpoint_seconds: float = Field(20.0, gt=0, description="how often the resumable training state is written")
-    threads: int = Field(1, gt=0, description="cores per training when no GPU is there")
-    devices: int = Field(1, gt=0, description="GPUs per training (DDP; negatives stay within one GPU, as in MGCA)")
+    threads: int = Field(1, gt=0, description="cores per process of a training when no GPU is there")
+    devices: int = Field(
+        1, gt=0, description="GPUs per training, a process each, which share the batch; processes where no GPU is there"
+    )
+    negatives: Literal["global", "local"] = Field(
+        "global",
+        description="global: the losses see the whole batch, however many devices share it; local: each device its own pairs "
+        "(MGCA's official training, 2 x 72)",
+    )
+    chunk: int | None = Field(
+        None, gt=0, description="pairs per device whose activations are kept at once (GradCache); null: all"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="compute the encoders' activations again in the backward pass instead of keeping them"
+    )
 
 
 class KnowledgeConfig(Strict):

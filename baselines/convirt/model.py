@@ -52,11 +52,14 @@ class ConVIRT(Method):
             return report.text
         return join_sentences([report.sentences[rng.integers(len(report.sentences))]])
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The term ``contrast``: lambda l(v -> u) + (1 - lambda) l(u -> v)."""
+    def represent(self, batch: Batch) -> dict[str, Tensor]:
+        """``image`` v and ``text`` u: [B, E]."""
         v = self.head_v(self.image_encoder(batch.images).pooled)
-        u = self.head_u(self._pool(batch.tokens))
-        return self.pair_terms(v, u, batch)
+        return {"image": v, "text": self.head_u(self._pool(batch.tokens))}
+
+    def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The term ``contrast``: lambda l(v -> u) + (1 - lambda) l(u -> v)."""
+        return self.pair_terms(representations["image"], representations["text"], batch)
 
     def pair_terms(self, image: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The contrast, which is all there is."""

@@ -57,14 +57,22 @@ class GLoRIA(Method):
         sentences = report.sentences if whole else [report.sentences[rng.integers(len(report.sentences))]]
         return plain_words(sentences) if self.params["words"] == "plain" else join_sentences(sentences)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Terms ``global`` and ``local``, each the sum of image-to-text and text-to-image."""
+    def represent(self, batch: Batch) -> dict[str, Tensor]:
+        """``image`` and ``text`` [B, E]; for the local term ``grid`` [B, E, h, w], ``words`` [B, 1+W, E] and ``there`` [B, 1+W]."""
         image = self.image_encoder(batch.images)
         sentence, words, pad = self._text(batch.tokens)
-        terms = self.pair_terms(self.head_global(image.pooled), sentence, batch)
+        found = {"image": self.head_global(image.pooled), "text": sentence}
         if self.components["local"]:
-            grid = self.head_local(image.grid).permute(0, 3, 1, 2)
-            to_text, to_image = gloria_local_losses(grid, words.transpose(1, 2), _lengths(pad), self.temperatures)
+            found |= {"grid": self.head_local(image.grid).permute(0, 3, 1, 2), "words": words, "there": ~pad}
+        return found
+
+    def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Terms ``global`` and ``local``, each the sum of image-to-text and text-to-image."""
+        r = representations
+        terms = self.pair_terms(r["image"], r["text"], batch)
+        if self.components["local"]:
+            lengths = r["there"].sum(dim=1)
+            to_text, to_image = gloria_local_losses(r["grid"], r["words"].transpose(1, 2), lengths, self.temperatures)
             terms["local"] = to_text + to_image
         return terms
 

@@ -15,7 +15,7 @@ from mlip.encoders.text import TextOutput, aggregate_words, pool_text
 from mlip.errors import UserError
 from mlip.losses.contrastive import instance_loss
 from mlip.losses.prototypes import swapped_prediction
-from mlip.losses.token_alignment import clipped_weights, mgca_local, token_attention
+from mlip.losses.token_alignment import clipped_weights, mgca_local_pairs, token_attention
 from mlip.text.reports import plain_words, split_sentences
 from mlip.text.tokenisation import TokenBatch
 
@@ -59,15 +59,23 @@ class MGCA(Method):
         """The whole report; with ``words: plain`` as the official code leaves it."""
         return plain_words(report.sentences) if self.params["words"] == "plain" else report.text
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Terms ``ita``, ``cta``, ``cpa`` (those on)."""
+    def represent(self, batch: Batch) -> dict[str, Tensor]:
+        """``image`` v and ``text`` t [B, E]; of the token alignment, which compares nothing with other pairs, its two losses of
+        each pair, ``cta_words`` and ``cta_patches`` [B]."""
         p, on = self.params, self.components
         image = self.image_encoder(batch.images, need_attention=on["cta"] and self.image_encoder.kind == "vit")
         text = self.text_encoder(batch.tokens, need_attention=on["cta"])
         v, t = self.head_v(image.pooled), self.head_t(pool_text(text, batch.tokens, p["text_pooling"]))
-        terms = self.pair_terms(v, t, batch)
+        found = {"image": v, "text": t}
         if on["cta"]:
-            terms["cta"] = self._token_alignment(image, text, batch.tokens)
+            found["cta_words"], found["cta_patches"] = self._token_alignment(image, text, batch.tokens)
+        return found
+
+    def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Terms ``ita``, ``cta``, ``cpa`` (those on)."""
+        terms = self.pair_terms(representations["image"], representations["text"], batch)
+        if self.components["cta"]:
+            terms["cta"] = representations["cta_words"].mean() + representations["cta_patches"].mean()
         return terms
 
     def pair_terms(self, image: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -88,7 +96,7 @@ class MGCA(Method):
         if self.components["cpa"] and batch.epoch < self.params["freeze_prototypes_epochs"]:
             self.prototypes.weight.grad = None  # not zero: AdamW would still decay it
 
-    def _token_alignment(self, image: ImageOutput, text: TextOutput, tokens: TokenBatch) -> Tensor:
+    def _token_alignment(self, image: ImageOutput, text: TextOutput, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
         tokens = _with_sep(tokens)
         words, pad = aggregate_words(text.hidden, tokens)
         assert text.attention is not None
@@ -100,7 +108,7 @@ class MGCA(Method):
         patch_weights = None
         if image.attention is not None:  # ViT: how much the class token looks at each patch
             patch_weights = clipped_weights(image.attention.mean(dim=1)[:, 0, -patches.shape[1] :])
-        return mgca_local(
+        return mgca_local_pairs(
             self.head_p(patches),
             self.head_w(words),
             pad,
@@ -159,4 +167,5 @@ def _with_sep(tokens: TokenBatch) -> TokenBatch:
     """The closing [SEP] as one more word, as in the official token aggregation; [CLS] stays out."""
     sep = tokens.attention_mask.sum(dim=1, keepdim=True) - 1
     count = tokens.word_ids.amax(dim=1, keepdim=True) + 1
-    return replace(tokens, word_ids=tokens.word_ids.scatter(1, sep, count))
+    words = tokens.words + 1 if tokens.words else 0
+    return replace(tokens, word_ids=tokens.word_ids.scatter(1, sep, count), words=words)

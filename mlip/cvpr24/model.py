@@ -23,7 +23,6 @@ from mlip.cvpr24.knowledge_alignment import (
 )
 from mlip.cvpr24.proxies import FusionEncoder, draw_negatives, swap_texts
 from mlip.cvpr24.word_patch import word_patch_similarity
-from mlip.encoders.image import ImageOutput
 from mlip.encoders.text import TextOutput, aggregate_words, pool_text
 from mlip.errors import UserError
 from mlip.losses.contrastive import symmetric_ce
@@ -113,18 +112,34 @@ class MLIPDivergenceKnowledge(Method):
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Terms ``global``, ``augmented``, ``divergence``, ``local``, ``category``, ``itm``, ``text_swap`` (those on)."""
+    def represent(self, batch: Batch) -> dict[str, Tensor]:
+        """``image`` v and ``text`` t [B, E]; for the local term ``patches`` [B, P, E], ``words`` [B, W, E], ``there`` [B, W] and the
+        ``weights`` of words [B, W]; for the proxy tasks the encoders' own ``hidden`` [B, L, D] and ``grid`` [B, P, D']."""
         on = self.components
         image = self.image_encoder(batch.images)
         text = self.text_encoder(batch.tokens, need_attention=on["local"])
         v = functional.normalize(self.head_v(image.pooled), dim=-1)
         t = self._text_joint(text, batch.tokens)
-        terms = self.pair_terms(v, t, batch)
+        found = {"image": v, "text": t}
         if on["local"]:
-            terms["local"] = self._local(image, text, batch)
+            found["patches"] = _project(self.head_p, image.grid.flatten(1, 2))
+            found["words"], pad = self._words(text.hidden, batch.tokens)
+            found["there"] = ~pad
+            if self.params["alignment"] != "two-step":
+                assert text.attention is not None
+                found["weights"] = clipped_weights(aggregate_words(text.attention, batch.tokens)[0])
         if on["itm"] or on["text_swap"]:
-            terms |= self._proxies(image, text, v, t, batch)
+            found |= {"hidden": text.hidden, "grid": image.grid.flatten(1, 2)}
+        return found
+
+    def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Terms ``global``, ``augmented``, ``divergence``, ``local``, ``category``, ``itm``, ``text_swap`` (those on)."""
+        r, on = representations, self.components
+        terms = self.pair_terms(r["image"], r["text"], batch)
+        if on["local"]:
+            terms["local"] = self._local(r, batch)
+        if on["itm"] or on["text_swap"]:
+            terms |= self._proxies(r["hidden"], r["grid"], r["image"], r["text"], batch)
         return terms
 
     def pair_terms(self, image: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -161,6 +176,8 @@ class MLIPDivergenceKnowledge(Method):
         if self.components["soft_targets"]:
             targets = soft_targets(overlap_of(finding_sets(batch.entities, self.observations), 0.0), p["soft_weight"])
 
+        targets = targets.to(v.dtype)
+
         def contrast(a: Tensor, b: Tensor) -> Tensor:
             both = [soft_info_nce(x, y, p["temperature_global"], targets) for x, y in ((a, b), (b, a))]
             return both[0] + both[1]
@@ -186,20 +203,16 @@ class MLIPDivergenceKnowledge(Method):
         cosine = (distinct_part(x, generated) * distinct_part(x, other)).sum(dim=-1)
         return loss + functional.relu(cosine - p["divergence_repeat"]).mean()
 
-    def _local(self, image: ImageOutput, text: TextOutput, batch: Batch) -> Tensor:
+    def _local(self, r: dict[str, Tensor], batch: Batch) -> Tensor:
         """Token-knowledge-patch alignment, in the reading that ``alignment`` names."""
-        temperature = self.params["temperature_local"]
-        patches = _project(self.head_p, image.grid.flatten(1, 2))
-        words, pad = self._words(text.hidden, batch.tokens)
+        temperature, patches, words = self.params["temperature_local"], r["patches"], r["words"]
         if self.params["alignment"] == "two-step":
             knowledge, _ = self.entities.of_reports(batch.entities)
-            return entity_contrast(knowledge, batch.entities, words, pad, temperature) + entity_contrast(
+            return entity_contrast(knowledge, batch.entities, words, ~r["there"], temperature) + entity_contrast(
                 knowledge, batch.entities, patches, None, temperature
             )
         words = self._with_knowledge(words, batch.entities)
-        assert text.attention is not None
-        weights = clipped_weights(aggregate_words(text.attention, batch.tokens)[0])
-        there, back = symmetric_ce(word_patch_similarity(patches, words, weights, temperature) / temperature)
+        there, back = symmetric_ce(word_patch_similarity(patches, words, r["weights"], temperature) / temperature)
         return there + back
 
     def _words(self, hidden: Tensor, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
@@ -233,11 +246,10 @@ class MLIPDivergenceKnowledge(Method):
             p["temperature_prototype"],
         )
 
-    def _proxies(self, image: ImageOutput, text: TextOutput, v: Tensor, t: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def _proxies(self, own: Tensor, grid: Tensor, v: Tensor, t: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Image-text matching and text swapping; the true pairs are fused once for both."""
-        p, terms, grid = self.params, {}, image.grid.flatten(1, 2)
-        mask = batch.tokens.attention_mask
-        hidden, masks, patches = [text.hidden], [mask], [grid]
+        p, terms, mask = self.params, {}, batch.tokens.attention_mask
+        hidden, masks, patches = [own], [mask], [grid]
         if self.components["itm"]:
             same = batch.patients.unsqueeze(0) == batch.patients.unsqueeze(1)
             hardness = p["itm_hardness"] * batch.epoch / max(batch.epochs - 1, 1)
@@ -248,15 +260,15 @@ class MLIPDivergenceKnowledge(Method):
                 hardness,
                 batch.generator,
             )
-            hidden += [text.hidden, text.hidden[text_of]]
+            hidden += [own, own[text_of]]
             masks += [mask, mask[text_of]]
             patches += [grid[image_of], grid]
         fused = self.fusion(torch.cat(hidden), torch.cat(masks), torch.cat(patches))
         size = len(v)
         if self.components["itm"]:
             # A row without any negative fell back to itself: it is a match.
-            own = torch.arange(size, device=v.device)
-            match = torch.cat([torch.ones_like(own), (image_of == own).long(), (text_of == own).long()])
+            places = torch.arange(size, device=v.device)
+            match = torch.cat([torch.ones_like(places), (image_of == places).long(), (text_of == places).long()])
             terms["itm"] = functional.cross_entropy(self.head_itm(fused), match)
         if self.components["text_swap"]:
             index, texts = swap_texts(

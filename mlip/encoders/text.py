@@ -110,7 +110,7 @@ def aggregate_words(x: Tensor, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
 
     Special pieces belong to no word. W is the largest word count of the batch, at least 1; True in the mask = padding.
     """
-    return _sum_groups(x, tokens.word_ids)
+    return _sum_groups(x, tokens.word_ids, tokens.words)
 
 
 def aggregate_sentences(x: Tensor, tokens: TokenBatch, reduce: Literal["sum", "mean"] = "sum") -> tuple[Tensor, Tensor]:
@@ -118,16 +118,16 @@ def aggregate_sentences(x: Tensor, tokens: TokenBatch, reduce: Literal["sum", "m
 
     Special pieces and closing full stops belong to no sentence. A sentence that truncation cut off whole is not there.
     """
-    total, padding = _sum_groups(x, tokens.sentence_ids)
+    total, padding = _sum_groups(x, tokens.sentence_ids, tokens.sentences)
     if reduce == "mean":
-        count, _ = _sum_groups(torch.ones_like(x[..., 0]), tokens.sentence_ids)
+        count, _ = _sum_groups(torch.ones_like(x[..., 0]), tokens.sentence_ids, tokens.sentences)
         total = total / (count.clamp(min=1) if x.dim() == 2 else count.clamp(min=1)[..., None])
     return total, padding
 
 
-def _sum_groups(x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+def _sum_groups(x: Tensor, ids: Tensor, least: int) -> tuple[Tensor, Tensor]:
     count = ids.amax(dim=1) + 1  # [B]; 0 for a text without any
-    width = max(int(count.max()), 1)
+    width = max(int(count.max()), least, 1)
     # Group `width` collects what belongs nowhere and is cut off.
     index = torch.where(ids < 0, width, ids)
     shape = (x.shape[0], width + 1, *x.shape[2:])

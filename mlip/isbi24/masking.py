@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,7 +48,9 @@ def encode_visible(encoder: ImageEncoder, images: Tensor, keep: Tensor) -> tuple
     tokens = model._pos_embed(model.patch_embed(images))  # type: ignore[operator]
     prefix, patches = tokens.split([model.num_prefix_tokens, encoder.patches], dim=1)  # type: ignore[list-item]
     patches = patches.gather(1, keep.unsqueeze(2).expand(-1, -1, patches.shape[2]))
-    tokens = model.norm(model.blocks(model.norm_pre(torch.cat([prefix, patches], dim=1))))  # type: ignore[operator]
+    tokens = model.norm_pre(torch.cat([prefix, patches], dim=1))  # type: ignore[operator]
+    again = model.grad_checkpointing and torch.is_grad_enabled()
+    tokens = model.norm(checkpoint_seq(model.blocks, tokens) if again else model.blocks(tokens))  # type: ignore[operator, arg-type]
     return tokens[:, : prefix.shape[1]], tokens[:, prefix.shape[1] :]
 
 
@@ -86,13 +89,22 @@ class PatchDecoder(nn.Module):
 
 
 def reconstruction_loss(predicted: Tensor, target: Tensor, visible: Tensor, normalise: bool) -> Tensor:
-    """Mean squared error over the masked patches: [B, P, n], [B, P, n], [B, P] bool (True = visible) -> scalar.
+    """:func:`patch_errors` over the masked patches: [B, P, n], [B, P, n], [B, P] bool (True = visible) -> scalar."""
+    return masked_mean(patch_errors(predicted, target, normalise), visible)
+
+
+def patch_errors(predicted: Tensor, target: Tensor, normalise: bool) -> Tensor:
+    """Mean squared error of each patch: [B, P, n], [B, P, n] -> [B, P].
 
     ``normalise`` standardises each target patch by its own mean and variance (MAE's ``norm_pix_loss``).
     """
     if normalise:
         mean, variance = target.mean(dim=2, keepdim=True), target.var(dim=2, keepdim=True)
         target = (target - mean) / (variance + 1e-6).sqrt()
-    error = (predicted.float() - target).square().mean(dim=2)
+    return (predicted.float() - target).square().mean(dim=2)
+
+
+def masked_mean(error: Tensor, visible: Tensor) -> Tensor:
+    """Mean of [B, P] over the patches that are not visible (False in [B, P]); 0 where all are."""
     hidden = (~visible).to(error)
     return (error * hidden).sum() / hidden.sum().clamp_min(1)

@@ -18,9 +18,10 @@ from mlip.isbi24.integrity import MAX_SCALE, SemanticIntegrity, integrity_contra
 from mlip.isbi24.masking import (
     PatchDecoder,
     encode_visible,
+    masked_mean,
+    patch_errors,
     patchify,
     random_keep,
-    reconstruction_loss,
     visible_mask,
 )
 from mlip.isbi24.matching import matched_distances, matching_contrast, transport_distances
@@ -88,25 +89,36 @@ class MLIPMaskedLocal(Method):
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Terms ``contrast``, ``matching``, ``reconstruction`` (those on; the contrast always is)."""
+    def represent(self, batch: Batch) -> dict[str, Tensor]:
+        """``image`` v and ``text`` t [B, E], ``visible`` [B, P]; for the matching ``patches`` [B, K, E], ``sentences`` [B, S, E] and
+        ``there`` [B, S]; for the reconstruction the ``error`` of each patch [B, P]."""
         p, on, encoder = self.params, self.components, self.image_encoder
         ratio = p["keep_ratio"] if on["masking"] else 1.0
-        keep = random_keep(len(batch.images), encoder.patches, ratio, batch.generator).to(batch.images.device)
+        keep = batch.draw(lambda rows: random_keep(rows, encoder.patches, ratio, batch.generator))
+        keep = keep.to(batch.images.device)
         visible = visible_mask(keep, encoder.patches)
         prefix, patches = encode_visible(encoder, batch.images, keep)
         t, sentences, pad = self._text(batch.tokens)
         v = self._joint(self._pool(prefix[:, 0], patches))
-
-        scale = self.logit_scale.exp()
-        sigma = self.integrity(visible) if on["integrity"] else torch.ones(len(v), device=v.device)
-        terms = {"contrast": integrity_contrast(v @ t.T, scale, sigma)}
+        found = {"image": v, "text": t, "visible": visible}
         if on["matching"]:
-            terms["matching"] = self._matching(patches, sentences, pad)
+            found |= {"patches": self.head_p(patches), "sentences": self.head_s(sentences), "there": ~pad}
         if on["reconstruction"]:
             target = patchify(encoder.resize(batch.images), encoder.stride)
-            predicted = self.decoder(prefix, patches, keep)
-            terms["reconstruction"] = reconstruction_loss(predicted, target, visible, p["normalise_pixels"])
+            found["error"] = patch_errors(self.decoder(prefix, patches, keep), target, p["normalise_pixels"])
+        return found
+
+    def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Terms ``contrast``, ``matching``, ``reconstruction`` (those on; the contrast always is)."""
+        r, on = representations, self.components
+        v, t = r["image"], r["text"]
+        scale = self.logit_scale.exp()
+        sigma = self.integrity(r["visible"]) if on["integrity"] else torch.ones(len(v), device=v.device)
+        terms = {"contrast": integrity_contrast(v @ t.T, scale, sigma)}
+        if on["matching"]:
+            terms["matching"] = self._matching(r["patches"], r["sentences"], ~r["there"])
+        if on["reconstruction"]:
+            terms["reconstruction"] = masked_mean(r["error"], r["visible"])
         return terms
 
     def loss_weights(self) -> dict[str, float]:
@@ -145,7 +157,7 @@ class MLIPMaskedLocal(Method):
 
     def _matching(self, patches: Tensor, sentences: Tensor, pad: Tensor) -> Tensor:
         p, there = self.params, ~pad.all(dim=1)  # a report cut to nothing has no sentence to match
-        patches, sentences = self.head_p(patches)[there], self.head_s(sentences)[there]
+        patches, sentences = patches[there], sentences[there]
         settings = (p["solver"], p["ipot_beta"], p["entropic_reg"], p["transport_iterations"])
         if p["matching_form"] == "matched":
             return matched_distances(patches, sentences, pad[there], *settings).mean()

@@ -1,7 +1,6 @@
 """Balanced assignment to prototypes and swapped prediction (SwAV, as MGCA uses it).
 
-Under several processes, gather the [B, K] scores of all of them before :func:`sinkhorn_codes` and keep the own rows of
-its result: the balance is over whatever batch the function sees. Nothing else here depends on the other processes.
+The balance is over the batch that the function sees: with several processes the whole one (``pretrain.negatives: global``).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def clipped_weights(attention: Tensor, low: float = 0.1, high: float = 0.9) -> T
 
     Zeros (padding) stay zero and do not take part in the quantiles.
     """
-    attention = attention.float() if attention.dtype in (torch.float16, torch.bfloat16) else attention
+    attention = _full(attention)
     present = attention != 0
     known = attention.masked_fill(~present, torch.nan)
     floor, ceiling = (known.nanquantile(q, dim=1, keepdim=True) for q in (low, high))
@@ -48,6 +48,38 @@ def mgca_local(
     -------
     Scalar: word loss + patch loss, each the mean of its two directions.
     """
+    of_words, of_patches = mgca_local_pairs(
+        patches, words, word_pad_mask, word_weights, patch_weights, temperature, encoder
+    )
+    return of_words.mean() + of_patches.mean()
+
+
+def mgca_local_pairs(
+    patches: Tensor,
+    words: Tensor,
+    word_pad_mask: Tensor,
+    word_weights: Tensor,
+    patch_weights: Tensor | None = None,
+    temperature: float = 0.1,
+    encoder: Literal["resnet", "vit"] = "resnet",
+) -> tuple[Tensor, Tensor]:
+    """The word loss and the patch loss [B] of each pair, whose means :func:`mgca_local` adds; in float32.
+
+    A pair's losses depend on the other pairs only by the number of words W to which all are padded.
+    """
+    with torch.autocast(patches.device.type, enabled=False):
+        return _of_pairs(_full(patches), _full(words), word_pad_mask, word_weights, patch_weights, temperature, encoder)
+
+
+def _of_pairs(
+    patches: Tensor,
+    words: Tensor,
+    word_pad_mask: Tensor,
+    word_weights: Tensor,
+    patch_weights: Tensor | None,
+    temperature: float,
+    encoder: Literal["resnet", "vit"],
+) -> tuple[Tensor, Tensor]:
     patches, words = functional.normalize(patches, dim=-1), functional.normalize(words, dim=-1)
     affinity = words @ patches.transpose(1, 2) / temperature  # [B, W, P]
     seen = functional.normalize(affinity.softmax(dim=2) @ patches, dim=-1)
@@ -59,7 +91,7 @@ def mgca_local(
         read = functional.normalize(read, dim=-1)
     if patch_weights is None:
         patch_weights = patches.new_full(patches.shape[:2], 1 / patches.shape[1])
-    return loss_word + _token_contrast(patches @ read.transpose(1, 2) / temperature, patch_weights)
+    return loss_word, _token_contrast(patches @ read.transpose(1, 2) / temperature, patch_weights)
 
 
 def token_attention(patches: Tensor, tokens: Tensor, pad: Tensor, temperature: float) -> Tensor:
@@ -80,7 +112,11 @@ def token_attention(patches: Tensor, tokens: Tensor, pad: Tensor, temperature: f
 
 
 def _token_contrast(logits: Tensor, weights: Tensor) -> Tensor:
-    """[B, N, N] logits, matches on the diagonal, weights [B, N] -> half the weighted sum of both directions."""
+    """[B, N, N] logits, matches on the diagonal, weights [B, N] -> [B], half the weighted sum of both directions."""
     rows = functional.log_softmax(logits, dim=2).diagonal(dim1=1, dim2=2)
     columns = functional.log_softmax(logits, dim=1).diagonal(dim1=1, dim2=2)
-    return -((rows + columns) / 2 * weights).sum(dim=1).mean()
+    return -((rows + columns) / 2 * weights).sum(dim=1)
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

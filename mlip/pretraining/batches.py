@@ -116,14 +116,14 @@ class Batches:
         self.epochs = -(-self.steps // self.steps_per_epoch)
         self.affirmed = lru_cache(maxsize=100_000)(knowledge.affirmed) if knowledge is not None else None
 
-    def train(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
-        """The batch of optimiser step ``step``; with several devices, the part of ``rank``."""
+    def train(self, step: int) -> Batch:
+        """The batch of optimiser step ``step``, whole: it does not depend on how many processes share it."""
         epoch, within = divmod(step, self.steps_per_epoch)
         order = generator(self.study.seed, "pretrain-order", self.seed, epoch).permutation(len(self.pairs))
-        index = order[within * self.batch_size : (within + 1) * self.batch_size][rank::ranks]
-        draw = torch_generator(self.study.seed, "pretrain-augment", self.seed, step, rank)
+        index = order[within * self.batch_size : (within + 1) * self.batch_size]
+        draw = torch_generator(self.study.seed, "pretrain-augment", self.seed, step, 0)
         images = self._training_films(index, draw)
-        return self._batch(index, images, epoch, step, rank)
+        return self._batch(index, images, epoch, step)
 
     def _training_films(self, index: np.ndarray, draw: torch.Generator) -> torch.Tensor:
         """As the recipe says, else by the project's own augmentation, on a random part where the study crops."""
@@ -138,16 +138,14 @@ class Batches:
         full = len(chosen) // self.batch_size * self.batch_size
         parts = np.split(chosen[:full], max(full // self.batch_size, 1)) if full else []
         films = (to_tensor(centre(self.pairs.pixels(index), self.study.crop_size)) for index in parts)
-        return [
-            self._batch(index, seen, 0, -1 - n, 0) for n, (index, seen) in enumerate(zip(parts, films, strict=True))
-        ]
+        return [self._batch(index, seen, 0, -1 - n) for n, (index, seen) in enumerate(zip(parts, films, strict=True))]
 
-    def _batch(self, index: np.ndarray, images: torch.Tensor, epoch: int, step: int, rank: int) -> Batch:
-        rng = generator(self.study.seed, "pretrain-text", self.seed, step, rank)
+    def _batch(self, index: np.ndarray, images: torch.Tensor, epoch: int, step: int) -> Batch:
+        rng = generator(self.study.seed, "pretrain-text", self.seed, step, 0)
         reports = [self.pairs.reports[i] for i in index]
         texts = [self.method.text_view(report, rng) for report in reports]
         linked = [self.affirmed(text) if self.affirmed else [] for text in texts]
-        draw = torch_generator(self.study.seed, "pretrain-method", self.seed, step, rank)
+        draw = torch_generator(self.study.seed, "pretrain-method", self.seed, step, 0)
         patients = self.pairs.patients[index]
         return Batch.of(
             self.method, reports, texts, linked, images, patients, draw, epoch=epoch, step=step, epochs=self.epochs

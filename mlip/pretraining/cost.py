@@ -25,11 +25,16 @@ def flops_of(loss: Callable[[], Tensor]) -> int:
     Counted by PyTorch in matrix products, convolutions and attention; what works element by element (norms, activations,
     depthwise convolutions done as products of shifted maps) is not in it. Gradients are left behind.
     """
+    return counted(lambda: loss().backward())
+
+
+def counted(action: Callable[[], object]) -> int:
+    """Floating-point operations of whatever is done, counted as in :func:`flops_of`."""
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_of_convolution}
     )
     with counter:
-        loss().backward()
+        action()
     return int(counter.get_total_flops())
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from rich.progress import Progress
 from safetensors.torch import save_file, save_model
 
 from mlip.contract import Method
-from mlip.devices import best_device
+from mlip.devices import best_device, device_of_rank, take_devices
 from mlip.errors import UserError
 from mlip.knowledge.entities import Knowledge
 from mlip.log import logger, progress
@@ -30,8 +32,10 @@ from mlip.pretraining import provenance
 from mlip.pretraining.batches import Batches, Pairs
 from mlip.pretraining.calibration import calibrate
 from mlip.pretraining.checkpoints import build_method
-from mlip.pretraining.cost import flops_of, peak_memory
+from mlip.pretraining.cost import counted, flops_of, peak_memory
+from mlip.pretraining.gradients import Gradients, checkpoint_activations, share_statistics
 from mlip.pretraining.optimizers import build_optimizer
+from mlip.pretraining.processes import ALONE, Ranks, launched, start, together, was_launched
 from mlip.schedules import rate
 from mlip.seeding import seed_everything
 from mlip.study import Study
@@ -47,12 +51,16 @@ def pretrain(study: Study, entry: Entry, seed: int, fingerprint: Fingerprint) ->
 
     Raises
     ------
-    UserError : no usable reports, a loss that is not finite, or a device that is not there.
+    UserError : no usable reports, a loss that is not finite, a device that is not there, or another number of processes than
+        ``pretrain.devices`` says.
     """
     paths = StudyPaths(study)
     out = paths.pretrain(entry.name, seed)
     out.mkdir(parents=True, exist_ok=True)
+    ranks = launched()
     if not entry.trained:
+        if ranks.rank:
+            return
         method = build_method(study, entry, seed)
         if entry.calibrated:
             calibrate(method.image_encoder, study)
@@ -65,15 +73,51 @@ def pretrain(study: Study, entry: Entry, seed: int, fingerprint: Fingerprint) ->
             method,
             fingerprint.code,
             fingerprint.key,
-            {"seconds": 0.0, "steps": 0, "samples_per_second": 0.0},
+            {"seconds": 0.0, "steps": 0, "samples_per_second": 0.0} | provenance.facts(best_device(study.device)),
         )
         (out / "metrics.jsonl").write_text("", encoding="utf-8")
         return
-    _Training(study, entry, seed, out, fingerprint).run()
+    arguments = (study, entry, seed, out, fingerprint)
+    count = study.pretrain.devices
+    if was_launched():
+        if ranks.count != count * ranks.nodes:
+            raise UserError(
+                f"{ranks.count} processes were started on {ranks.nodes} machines, pretrain.devices is {count}",
+                where=f"study {study.study}",
+                fix="start as many on each machine as pretrain.devices says",
+            )
+        _train(ranks, device_of_rank(study.device, ranks.local, count), *arguments)
+        return
+    devices = take_devices(study.device, count)
+    if count == 1:
+        _train(ALONE, devices[0], *arguments)
+    else:
+        start(count, _train_on, devices, *arguments)
+
+
+def _train_on(ranks: Ranks, devices: list[torch.device], *arguments: Any) -> None:
+    _train(ranks, devices[ranks.local], *arguments)
+
+
+def _train(ranks: Ranks, device: torch.device, *arguments: Any) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with together(ranks, device):
+        _Training(ranks, device, *arguments).run()
 
 
 class _Training:
-    def __init__(self, study: Study, entry: Entry, seed: int, out: Path, fingerprint: Fingerprint) -> None:
+    def __init__(
+        self,
+        ranks: Ranks,
+        device: torch.device,
+        study: Study,
+        entry: Entry,
+        seed: int,
+        out: Path,
+        fingerprint: Fingerprint,
+    ) -> None:
+        self.ranks = ranks
         self.study, self.entry, self.seed, self.out = study, entry, seed, out
         self.training_seed = entry.training_seed(seed)
         self.recipe: Recipe = recipe_of(entry, study)
@@ -81,7 +125,7 @@ class _Training:
         self.state_path = paths.training_state(entry.name, seed)
         self.metrics_path = self.state_path.with_suffix(".jsonl")
         self.state_path.parent.mkdir(parents=True, exist_ok=True)
-        self.fabric = _fabric(study, self.recipe)
+        self.fabric = _fabric(study, self.recipe, device)
         pairs = Pairs(study, "train", share=entry.pairs)
         method = build_method(study, entry, seed)
         knowledge = Knowledge.load(paths.knowledge) if entry.reads_knowledge else None
@@ -110,9 +154,22 @@ class _Training:
                 where=f"study {study.study}: methods.variants.{entry.name}.pairs",
                 fix="give it more, or a smaller pretrain.batch_size",
             )
-        self.method = method
-        self.module, self.optimizer = self.fabric.setup(method, build_optimizer(method, self.recipe))
-        self.module.mark_forward_method("losses")
+        if self.batches.batch_size % ranks.count:
+            raise UserError(
+                f"a batch of {self.batches.batch_size} pairs cannot be shared by {ranks.count} processes",
+                where=f"study {study.study}: pretrain.batch_size",
+                fix="choose a multiple",
+            )
+        config = study.pretrain
+        share_statistics(method, ranks, device)
+        if config.activation_checkpointing:
+            checkpoint_activations(method)
+        self.gradients = Gradients(
+            self.fabric, method, ranks, config.negatives, config.chunk, config.activation_checkpointing
+        )
+        optimizer = build_optimizer(method, self.recipe)
+        self.method = self.fabric.to_device(method)
+        self.optimizer = self.fabric.setup_optimizers(optimizer)
         self.key, self.code = fingerprint.key, fingerprint.code
         self.step, self.seconds, self.resumed = 0, 0.0, 0
 
@@ -120,7 +177,10 @@ class _Training:
         self._resume()
         started = self.last_save = time.monotonic()
         before = self.seconds
-        with progress() as bar, self.metrics_path.open("a", encoding="utf-8") as metrics:
+        shown = progress()
+        shown.disable |= self.ranks.rank > 0
+        own = self.metrics_path if self.ranks.rank == 0 else Path(os.devnull)
+        with shown as bar, own.open("a", encoding="utf-8") as metrics:
             task = bar.add_task(f"pre-train {self.entry.name}", total=self.batches.steps, completed=self.step)
             while self.step < self.batches.steps:
                 line = self._train_step()
@@ -130,7 +190,7 @@ class _Training:
                     line["validation"] = self._validate()
                 metrics.write(json.dumps(line) + "\n")
                 self._show(bar, task, line)
-                if time.monotonic() - self.last_save > self.study.pretrain.checkpoint_seconds:
+                if not self.ranks.rank and time.monotonic() - self.last_save > self.study.pretrain.checkpoint_seconds:
                     metrics.flush()
                     self._save()
         self.seconds = before + time.monotonic() - started
@@ -139,32 +199,34 @@ class _Training:
     def _train_step(self) -> dict[str, Any]:
         step = self.step
         # Dropout and the like draw from the global state: seeding it by step makes resumption exact.
-        seed_everything(self.study.seed, "pretrain-step", self.training_seed, step, self.fabric.global_rank)
-        batch = self.batches.train(step, self.fabric.global_rank, self.fabric.world_size).to(self.fabric.device)
+        seed_everything(self.study.seed, "pretrain-step", self.training_seed, step, self.ranks.rank)
+        batch = self.batches.train(step)
         steps = self.batches.steps
         lr = self.recipe.lr * rate(step, steps, rising=max(1, round(self.recipe.warmup * steps)))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.module.train()
-        terms = self.module.losses(batch)
-        loss = self._total(terms)
-        if not torch.isfinite(loss):
-            values = {k: v.item() for k, v in terms.items()}
-            raise UserError(
-                f"the loss of {self.entry.name} is not finite at step {step}: {values}",
-                where=self.entry.folder,
-                fix="lower the rate or look at the term",
-            )
+        self.method.train()
         self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
+        loss, terms = self.gradients.backward(batch, self._finite)
         self.method.on_backward(batch)
         line: dict[str, Any] = {"step": step, "epoch": batch.epoch, "lr": lr, "loss": loss.item()}
         if self.recipe.clip:
-            norm = self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.recipe.clip)
+            norm = self.fabric.clip_gradients(self.method, self.optimizer, max_norm=self.recipe.clip)
             line["grad_norm"] = None if norm is None else norm.item()
         self.optimizer.step()
         line["terms"] = {k: v.item() for k, v in terms.items()}
         return line
+
+    def _finite(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
+        loss = self._total(terms)
+        if not torch.isfinite(loss):
+            values = {k: v.item() for k, v in terms.items()}
+            raise UserError(
+                f"the loss of {self.entry.name} is not finite at step {self.step}: {values}",
+                where=self.entry.folder,
+                fix="lower the rate or look at the term",
+            )
+        return loss
 
     def _total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
         weights = self.method.loss_weights()
@@ -172,15 +234,15 @@ class _Training:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        """Mean loss terms on fixed validation pairs; logged, never used to choose anything."""
-        if not self.validation:
+        """Mean loss terms on fixed validation pairs; logged, never used to choose anything. By the process that logs."""
+        if not self.validation or self.ranks.rank:
             return {}
-        self.module.eval()
+        self.method.eval()
         totals: dict[str, float] = {}
         for batch in self.validation:
             seed_everything(self.study.seed, "validation", self.training_seed, batch.step)
             batch.generator.manual_seed(batch.generator.initial_seed())
-            for name, term in self.module.losses(batch.to(self.fabric.device)).items():
+            for name, term in self.gradients.terms(batch).items():
                 totals[name] = totals.get(name, 0.0) + term.item() / len(self.validation)
         return totals
 
@@ -202,12 +264,12 @@ class _Training:
             "resumed": self.resumed,
         }
         temporary = self.state_path.with_suffix(".tmp")
-        self.fabric.save(temporary, {"method": self.module, "optimizer": self.optimizer, **state})
+        self.fabric.save(temporary, {"method": self.method, "optimizer": self.optimizer, **state})
         os.replace(temporary, self.state_path)
 
     def _resume(self) -> None:
         if self.state_path.is_file():
-            state = {"method": self.module, "optimizer": self.optimizer}
+            state = {"method": self.method, "optimizer": self.optimizer}
             if torch.load(self.state_path, map_location="cpu", weights_only=False).get("key") == self.key:
                 rest = self.fabric.load(self.state_path, state)
                 self.code = rest["code"]  # a training that goes on in spite of an edit is of the code that began it
@@ -219,6 +281,10 @@ class _Training:
                 logger.info(
                     f"{self.entry.name} seed {self.seed}: the state in {self.state_path} belongs to another configuration, training starts anew"
                 )
+        if self.ranks.count > 1:
+            self._agree()
+        if self.ranks.rank:
+            return
         lines = (
             self.metrics_path.read_text(encoding="utf-8").splitlines()[: self.step]
             if self.metrics_path.is_file()
@@ -226,15 +292,31 @@ class _Training:
         )
         self.metrics_path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
+    def _agree(self) -> None:
+        """Raise UserError where a process has not found the state that the others go on from."""
+        steps = torch.tensor([self.step, -self.step], device=self.fabric.device)
+        dist.all_reduce(steps, dist.ReduceOp.MAX)
+        if steps[0] != -steps[1]:
+            raise UserError(
+                "is not the same for all processes of the training",
+                where=self.state_path,
+                fix="put `work` on a file system that all machines share",
+            )
+
     def _flops(self) -> int:
-        """Of the last step, done once more when the weights are written: counting may choose other kernels."""
-        batch = self.batches.train(self.step - 1).to(self.fabric.device)
+        """Of the last step on all devices, done once more when the weights are written: counting may choose other kernels."""
+        batch = self.batches.train(self.step - 1)
         self.method.to(self.fabric.device).train()
+        if self.ranks.count > 1 or self.study.pretrain.chunk:
+            return self.ranks.count * counted(lambda: self.gradients.backward(batch, self._total))
+        batch = batch.to(self.fabric.device)
         with self.fabric.autocast():
             return flops_of(lambda: self._total(self.method.losses(batch)))
 
     def _finish(self) -> None:
-        if self.fabric.is_global_zero:
+        if self.ranks.rank:
+            self._flops()  # which all do together
+        else:
             memory = peak_memory(self.fabric.device)
             last = json.loads(self.metrics_path.read_text(encoding="utf-8").splitlines()[-1])
             _export(self.method, self.out)
@@ -251,25 +333,23 @@ class _Training:
                 "recipe": self.recipe.model_dump(),
                 "final": {k: last[k] for k in ("loss", "terms") if k in last}
                 | {"validation": last.get("validation", {})},
+                **provenance.facts(self.fabric.device, self.ranks.count),
             }
             _write_card(self.out, self.study, self.entry, self.seed, self.method, self.code, self.key, facts)
             for path in (self.state_path, self.metrics_path):
                 path.unlink(missing_ok=True)
 
 
-def _fabric(study: Study, recipe: Recipe) -> Fabric:
-    device = best_device(study.device)
+def _fabric(study: Study, recipe: Recipe, device: torch.device) -> Fabric:
+    """Precision, saving and loading on one device; the other processes are those of ``mlip/pretraining/processes.py``."""
     if device.type == "cpu":
         torch.set_num_threads(study.pretrain.threads)
     precision = study.pretrain.precision
     if precision == "auto":
         own = recipe.precision or ("bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else None)
         precision = own if device.type == "cuda" and own else "32-true"
-    devices = study.pretrain.devices if device.type == "cuda" else 1
-    fabric = Fabric(accelerator=device.type, devices=devices, precision=precision)
-    if devices > 1:
-        fabric.launch()
-    return fabric
+    devices = 1 if device.type == "cpu" else [device.index]
+    return Fabric(accelerator=device.type, devices=devices, precision=precision, plugins=[LightningEnvironment()])
 
 
 def _export(method: Method, out: Path) -> None:
@@ -296,6 +376,5 @@ def _write_card(
         "params": entry.params,
         "parameters_image_encoder": sum(p.numel() for p in method.image_encoder.parameters()),
         "parameters_total": sum(p.numel() for p in method.parameters()),
-        **provenance.facts(study.device),
     }
     (out / "card.json").write_text(json.dumps(card, indent=1, default=str) + "\n", encoding="utf-8")

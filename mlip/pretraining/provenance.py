@@ -7,9 +7,12 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlip.paths import ROOT
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "torch",
@@ -54,20 +57,17 @@ def cpu_name() -> str:
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
 
 
-def facts(device: str = "auto") -> dict[str, Any]:
-    """Versions, commit and device, for cards."""
-    from mlip.devices import best_device
-
-    kind = best_device(device)
-    if kind.type == "cuda":
+def facts(device: torch.device, count: int = 1) -> dict[str, Any]:
+    """Versions, commit and ``count`` devices of this kind, for cards."""
+    if device.type == "cuda":
         import torch
 
-        name = torch.cuda.get_device_name()
+        name = torch.cuda.get_device_name(device)
     else:
         name = cpu_name()
     return {
         "versions": {p: version(p) for p in PACKAGES},
         "python": platform.python_version(),
         "commit": commit(),
-        "device": f"{kind.type}: {name}",
+        "device": f"{device.type}: {name}" + (f", {count} processes" if count > 1 else ""),
     }

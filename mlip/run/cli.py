@@ -137,9 +137,13 @@ def knowledge(study: StudyFile = DEFAULT) -> None:
 @run_app.command()
 def pretrain(row: str, seed: Seed = 0, study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
     """Pre-train one row; continues after a kill."""
+    from mlip.pretraining.processes import launched
     from mlip.run.stages import pretrain as stage
 
     plan = _plan(study, threads)
+    if launched().rank:  # torchrun or srun has started several: the first one notes how it ended
+        stage.run(plan, row, seed)
+        return
     perform(plan, "pretrain", (row, seed), plan.training(row, seed), lambda: stage.run(plan, row, seed))
 
 

@@ -59,9 +59,11 @@ class {cls}(Method):
     def _text(self, tokens: TokenBatch) -> Tensor:
         return self.text_head(self.text_encoder(tokens).cls)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        image = self.image_head(self.image_encoder(batch.images).pooled)
-        text = self._text(batch.tokens)
+    def represent(self, batch: Batch) -> dict[str, Tensor]:
+        return {{"image": self.image_head(self.image_encoder(batch.images).pooled), "text": self._text(batch.tokens)}}
+
+    def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        image, text = representations["image"], representations["text"]
         terms = {{"image_to_text": info_nce(image, text, self.params["temperature"])}}
         if self.components["text_to_image"]:
             terms["text_to_image"] = info_nce(text, image, self.params["temperature"])

@@ -28,9 +28,22 @@ class TokenBatch:
     attention_mask: Tensor  # [B, L] int64, 1 = not padding
     word_ids: Tensor  # [B, L] int64: index 0.. of the word a piece belongs to, -1 for [CLS], [SEP], [PAD]
     sentence_ids: Tensor  # [B, L] int64: index 0.. of the sentence of a piece, -1 for [CLS], [SEP], [PAD]
+    words: int = 0  # of a part of a batch: most words of a text of the whole batch. 0: as these texts have
+    sentences: int = 0  # of a part of a batch: most sentences of a text of the whole batch
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The four [B, L] by name."""
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
 
     def to(self, device: torch.device | str) -> TokenBatch:
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return replace(self, **{name: value.to(device) for name, value in self.tensors.items()})
+
+    def rows(self, part: slice) -> TokenBatch:
+        """Some of the texts, as wide as all: in pieces, and in what is summed over words and sentences."""
+        most = (int(ids.max()) + 1 if ids.numel() else 0 for ids in (self.word_ids, self.sentence_ids))
+        words, sentences = (max(known, found) for known, found in zip((self.words, self.sentences), most, strict=True))
+        return TokenBatch(*(value[part] for value in self.tensors.values()), words, sentences)
 
 
 class Tokenizer:

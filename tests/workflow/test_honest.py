@@ -91,8 +91,7 @@ def test_a_failing_training_fails_its_row_and_no_other(smoke: Run, tmp_path: Pat
     config, checkout = copied(smoke, tmp_path), copy_of_sources(tmp_path / "checkout")
     model = checkout / "mlip" / ROW / "model.py"
     text = model.read_text(encoding="utf-8")
-    assert "def losses(" in text
-    found = re.search(r"def losses\(self, batch: Batch\)[^\n]*:\n", text)
+    found = re.search(r"def represent\(self, batch: Batch\)[^\n]*:\n", text)
     assert found
     model.write_text(
         text[: found.end()] + "        raise RuntimeError('the part is not there')\n" + text[found.end() :],

@@ -68,6 +68,8 @@ class Subject:
     def line_of(self, name: str) -> str:
         """``model.py:12``: where the method defines the function ``name`` or assigns ``self.name``, else its class."""
         own = [c for c in self.kind.__mro__ if issubclass(c, Method) and c is not Method]
+        if name == "losses" and self.kind.splits():
+            name = "objective"
         for cls in own:
             if inspect.isfunction(function := vars(cls).get(name)):
                 return f"{shown(inspect.getfile(cls))}:{function.__code__.co_firstlineno}"

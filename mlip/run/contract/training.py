@@ -229,7 +229,7 @@ def _contents(batch: Batch) -> dict[str, Any]:
     for field in fields(batch):
         value = getattr(batch, field.name)
         if field.name == "tokens":
-            found |= {f"tokens.{f.name}": getattr(value, f.name).clone() for f in fields(value)}
+            found |= {f"tokens.{name}": tensor.clone() for name, tensor in value.tensors.items()}
         elif field.name != "generator":
             found[field.name] = value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
     return found
