@@ -110,7 +110,8 @@ class Gradients:
         for first in range(0, len(batch), size):
             batch.generator.set_state(start)
             parts.append(self._represent(batch.rows(first, min(size, len(batch) - first))))
-        return self.method.terms(joined(parts), batch)
+        with self.fabric.autocast():
+            return self.method.terms(joined(parts), batch)
 
     # ---- the parts of a step ----------------------------------------------------------------------------------------
 
@@ -144,7 +145,8 @@ class Gradients:
             seen = batch.without_images().to(self.fabric.device)
             if self.ranks.count > 1:  # dropout within the objective must be the same for all
                 seed_everything("objective", batch.generator.initial_seed())
-        terms = self.method.terms(own, seen)
+        with self.fabric.autocast():
+            terms = self.method.terms(own, seen)
         return total(terms), terms
 
     @staticmethod

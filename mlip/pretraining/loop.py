@@ -163,8 +163,9 @@ class _Training:
         optimizer = torch.optim.AdamW(
             _decay_groups(method, self.recipe.weight_decay), lr=self.recipe.lr, betas=self.recipe.betas, fused=True
         )
-        self.method = self.fabric.to_device(method)
-        self.optimizer = self.fabric.setup_optimizers(optimizer)
+        self.method = method
+        self.fabric.to_device(method)
+        self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
         self.key, self.code = fingerprint.key, fingerprint.code
         self.step, self.seconds, self.resumed = 0, 0.0, 0
 
