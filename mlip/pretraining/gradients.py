@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from timm.layers import convert_sync_batchnorm
@@ -124,8 +125,10 @@ class Gradients:
         return self.chunk is not None and self.chunk < rows // self.ranks.count
 
     def _pieces(self, part: Batch) -> list[Batch]:
-        size = self.chunk or len(part)
-        return [part.rows(first, min(size, len(part) - first)) for first in range(0, len(part), size)]
+        """As few as ``chunk`` allows, of about equal size: a batch norm cannot work on a single row that is left over."""
+        count = -(-len(part) // (self.chunk or len(part)))
+        sizes = [len(chunk) for chunk in np.array_split(np.arange(len(part)), count)]
+        return [part.rows(sum(sizes[:k]), size) for k, size in enumerate(sizes)]
 
     def _represent(self, part: Batch) -> dict[str, Tensor]:
         with self.fabric.autocast():
