@@ -163,6 +163,8 @@ class Method(nn.Module, ABC):
         self.components = context.components
         self.released = context.released
 
+    _autocast: torch.dtype | None = None  # of the networks in an objective that is being computed
+
     def load_weights(self, weights: WeightsConfig, key: str) -> None:
         """Take over a checkpoint that others trained, whole or not at all (``mlip/encoders/foreign.py``).
 
@@ -231,9 +233,17 @@ class Method(nn.Module, ABC):
         return self.terms(self.represent(batch), batch)
 
     def terms(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """:meth:`objective` in float32, outside autocast."""
-        with torch.autocast(self.device.type, enabled=False):
+        """:meth:`objective` in float32, whatever precision it is called in; :meth:`networks` leads back to that."""
+        kind = self.device.type
+        self._autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        with torch.autocast(kind, enabled=False):
             return self.objective({k: _full(v) for k, v in representations.items()}, batch.without_images())
+
+    def networks(self) -> torch.autocast:
+        """The training's precision for networks that :meth:`objective` itself runs: ``with self.networks(): ...``. What they
+        give is to be made ``.float()`` before pairs are compared.
+        """
+        return torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None)
 
     @classmethod
     def splits(cls) -> bool:

@@ -263,7 +263,9 @@ class MLIPDivergenceKnowledge(Method):
             hidden += [own, own[text_of]]
             masks += [mask, mask[text_of]]
             patches += [grid[image_of], grid]
-        fused = self.fusion(torch.cat(hidden), torch.cat(masks), torch.cat(patches))
+        with self.networks():
+            fused = self.fusion(torch.cat(hidden), torch.cat(masks), torch.cat(patches))
+        fused = fused.to(v.dtype)
         size = len(v)
         if self.components["itm"]:
             # A row without any negative fell back to itself: it is a match.
@@ -279,7 +281,8 @@ class MLIPDivergenceKnowledge(Method):
             if index:
                 swapped[index] = 1
                 tokens = self.tokenizer(texts).to(v.device)
-                changed = self.fusion(self.text_encoder(tokens).hidden, tokens.attention_mask, grid[index])
+                with self.networks():
+                    changed = self.fusion(self.text_encoder(tokens).hidden, tokens.attention_mask, grid[index])
                 seen = seen.index_copy(0, torch.tensor(index, device=v.device), changed.to(seen.dtype))
             terms["text_swap"] = functional.cross_entropy(self.head_swap(seen), swapped)
         return terms

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from timm.layers import convert_sync_batchnorm
@@ -110,7 +111,8 @@ class Gradients:
         for first in range(0, len(batch), size):
             batch.generator.set_state(start)
             parts.append(self._represent(batch.rows(first, min(size, len(batch) - first))))
-        return self.method.terms(joined(parts), batch)
+        with self.fabric.autocast():
+            return self.method.terms(joined(parts), batch)
 
     # ---- the parts of a step ----------------------------------------------------------------------------------------
 
@@ -123,8 +125,10 @@ class Gradients:
         return self.chunk is not None and self.chunk < rows // self.ranks.count
 
     def _pieces(self, part: Batch) -> list[Batch]:
-        size = self.chunk or len(part)
-        return [part.rows(first, min(size, len(part) - first)) for first in range(0, len(part), size)]
+        """As few as ``chunk`` allows, of about equal size: a batch norm cannot work on a single row that is left over."""
+        count = -(-len(part) // (self.chunk or len(part)))
+        sizes = [len(chunk) for chunk in np.array_split(np.arange(len(part)), count)]
+        return [part.rows(sum(sizes[:k]), size) for k, size in enumerate(sizes)]
 
     def _represent(self, part: Batch) -> dict[str, Tensor]:
         with self.fabric.autocast():
@@ -144,7 +148,8 @@ class Gradients:
             seen = batch.without_images().to(self.fabric.device)
             if self.ranks.count > 1:  # dropout within the objective must be the same for all
                 seed_everything("objective", batch.generator.initial_seed())
-        terms = self.method.terms(own, seen)
+        with self.fabric.autocast():
+            terms = self.method.terms(own, seen)
         return total(terms), terms
 
     @staticmethod

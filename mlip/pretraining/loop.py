@@ -167,9 +167,9 @@ class _Training:
         self.gradients = Gradients(
             self.fabric, method, ranks, config.negatives, config.chunk, config.activation_checkpointing
         )
-        optimizer = build_optimizer(method, self.recipe)
-        self.method = self.fabric.to_device(method)
-        self.optimizer = self.fabric.setup_optimizers(optimizer)
+        self.method = method
+        self.fabric.to_device(method)
+        self.optimizer: Any = self.fabric.setup_optimizers(build_optimizer(method, self.recipe))
         self.key, self.code = fingerprint.key, fingerprint.code
         self.step, self.seconds, self.resumed = 0, 0.0, 0
 

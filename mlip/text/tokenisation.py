@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +34,22 @@ class TokenBatch:
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The four [B, L] by name."""
-        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        names = ("input_ids", "attention_mask", "word_ids", "sentence_ids")
+        return {name: getattr(self, name) for name in names}
 
     def to(self, device: torch.device | str) -> TokenBatch:
-        return replace(self, **{name: value.to(device) for name, value in self.tensors.items()})
+        return self._with([value.to(device) for value in self.tensors.values()], self.words, self.sentences)
 
     def rows(self, part: slice) -> TokenBatch:
         """Some of the texts, as wide as all: in pieces, and in what is summed over words and sentences."""
         most = (int(ids.max()) + 1 if ids.numel() else 0 for ids in (self.word_ids, self.sentence_ids))
         words, sentences = (max(known, found) for known, found in zip((self.words, self.sentences), most, strict=True))
-        return TokenBatch(*(value[part] for value in self.tensors.values()), words, sentences)
+        return self._with([value[part] for value in self.tensors.values()], words, sentences)
+
+    @staticmethod
+    def _with(tensors: list[Tensor], words: int, sentences: int) -> TokenBatch:
+        input_ids, attention_mask, word_ids, sentence_ids = tensors
+        return TokenBatch(input_ids, attention_mask, word_ids, sentence_ids, words, sentences)
 
 
 class Tokenizer:

@@ -32,7 +32,7 @@ def test_its_parts_measure_a_training(name: str, tmp_path: Path) -> None:
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed", plugins=[LightningEnvironment()])
     method = gpu.build(name, TINY).train()
     make = gpu.batches(method, TINY, tmp_path)
-    assert gpu.flops(method, make(0), fabric) > 2 * gpu.flops(method, make(0).rows(0, 1), fabric) > 0
+    assert gpu.flops(method, make(0), fabric) > 1.5 * gpu.flops(method, make(0).rows(0, 2), fabric) > 0
     before = [p.clone() for p in method.parameters()]
     found = gpu.measure(method, make, TINY, fabric)
     assert found.seconds > 0 and found.loading > 0

@@ -185,7 +185,7 @@ def test_an_exception_is_one_line_with_the_line_of_the_method(folder: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("    def losses(self,", "    def losses(self,,", r"model\.py:\d+: SyntaxError"),
+        ("    def represent(self,", "    def represent(self,,", r"model\.py:\d+: SyntaxError"),
         ("from torch import Tensor, nn", "from torch import Tensor, nn, nothing", r"model\.py:7: ImportError"),
         ("(Method):", "(nn.Module):", r"model\.py: defines 0 classes deriving Method"),
     ],
