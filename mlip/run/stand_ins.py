@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 REVISION = "0" * 40  # a commit that no repository has
 # Bio_ClinicalBERT's sizes, which are BERT-base cased's, and the special pieces in the places that they have there.
-BERT = {"vocab_size": 28996, "max_position_embeddings": 512, "type_vocab_size": 2}
+BERT: dict[str, Any] = {"vocab_size": 28996, "max_position_embeddings": 512, "type_vocab_size": 2}
 UNUSED = 99
 
 
