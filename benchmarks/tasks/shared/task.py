@@ -79,11 +79,18 @@ class EvalJob:
     entry: Entry | None  # None for a control
     device: torch.device
     output: Path  # the predictions parquet
+    made_by: str = ""  # the fingerprint of the predictions, "" where nothing is kept that could be told by it
 
     @property
     def dataset(self) -> str:
         """The study's name of the data set, which names its files and its random draws."""
         return self.source.name
+
+    @property
+    def state(self) -> Path:
+        """Folder of what a long evaluation keeps until its predictions are written (benchmarks/tasks/shared/state.py)."""
+        names = self.output.parts[-5:-1]
+        return self.paths.evaluation_state(*names, self.seed)
 
 
 @dataclass(frozen=True)

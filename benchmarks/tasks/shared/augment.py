@@ -1,0 +1,104 @@
+"""Random changes of training films with what is known of them: the whole film, its mask and its boxes move together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from benchmarks.tasks.detection.boxes import ImageBoxes
+
+
+LEFT = 0.1  # share of a box that must be left in the film
+
+
+class Augmentation(BaseModel):
+    """What happens to a training film; torchvision's transforms (v2), each film its own."""
+
+    model_config = ConfigDict(extra="forbid")
+    crop: tuple[float, float] | None = Field(
+        None,
+        description="a part of the film between these shares of its area, of a ratio of sides of 3/4 to 4/3, enlarged to its size",
+    )
+    shift: float = Field(
+        0.0, ge=0, lt=1, description="largest translation, as a share of the side; what moves in is black"
+    )
+    scale: float = Field(0.0, ge=0, lt=1, description="largest relative change of size")
+    rotate: float = Field(0.0, ge=0, le=180, description="largest angle in degrees")
+    move: float = Field(1.0, ge=0, le=1, description="how probable shift, scale and rotate are, which come together")
+    flip: float = Field(0.0, ge=0, le=1, description="how probable a mirrored film is (its heart on the right)")
+
+    def transform(self, side: int) -> Any:
+        """The transform of one film of this size."""
+        from torchvision.transforms import InterpolationMode, v2
+
+        bilinear, steps = InterpolationMode.BILINEAR, []
+        if self.crop is not None:
+            steps.append(v2.RandomResizedCrop(side, scale=self.crop, interpolation=bilinear, antialias=True))
+        if self.shift or self.scale or self.rotate:
+            affine = v2.RandomAffine(
+                self.rotate, (self.shift, self.shift), (1 - self.scale, 1 + self.scale), interpolation=bilinear
+            )
+            steps.append(v2.RandomApply([affine], self.move))
+        if self.flip:
+            steps.append(v2.RandomHorizontalFlip(self.flip))
+        return v2.Compose(steps) if steps else v2.Identity()
+
+
+def augment_images(images: np.ndarray, augmentation: Augmentation | None) -> np.ndarray:
+    """uint8 [B, S, S] -> uint8 [B, S, S]. Draws from torch's global generator, which the caller seeds."""
+    if augmentation is None:
+        return images
+    import numpy as np
+    from torchvision import tv_tensors
+
+    transform = augmentation.transform(images.shape[-1])
+    return np.stack([transform(tv_tensors.Image(one[None])).numpy()[0] for one in images])
+
+
+def augment_with_masks(images: np.ndarray, masks: np.ndarray, augmentation: Augmentation | None) -> tuple[Any, Any]:
+    """Films and masks, both uint8 [B, S, S], moved alike."""
+    if augmentation is None:
+        return images, masks
+    import numpy as np
+    from torchvision import tv_tensors
+
+    transform = augmentation.transform(images.shape[-1])
+    moved = [
+        transform(tv_tensors.Image(image[None]), tv_tensors.Mask(mask[None]))
+        for image, mask in zip(images, masks, strict=True)
+    ]
+    return np.stack([i.numpy()[0] for i, _ in moved]), np.stack([m.numpy()[0] for _, m in moved])
+
+
+def augment_with_boxes(
+    images: np.ndarray, boxes: Sequence[ImageBoxes], augmentation: Augmentation | None
+) -> tuple[np.ndarray, list[ImageBoxes]]:
+    """Films uint8 [B, S, S] and their true boxes, moved alike; a box that is cut is the smaller, one of which less than a tenth
+    is left is gone."""
+    if augmentation is None:
+        return images, list(boxes)
+    import numpy as np
+    import torch
+    from torchvision import tv_tensors
+
+    from benchmarks.tasks.detection.boxes import ImageBoxes
+
+    transform = augmentation.transform(images.shape[-1])
+    films, moved = [], []
+    for image, own in zip(images, boxes, strict=True):
+        corners = tv_tensors.BoundingBoxes(
+            torch.from_numpy(own.corners), format="XYXY", canvas_size=image.shape, clamping_mode=None
+        )
+        film, corners = transform(tv_tensors.Image(image[None]), corners)
+        films.append(film.numpy()[0])
+        whole = corners.as_subclass(torch.Tensor).numpy().reshape(-1, 4)
+        inside = whole.clip(0, images.shape[-1])
+        sides, before = inside[:, 2:] - inside[:, :2], whole[:, 2:] - whole[:, :2]
+        there = sides.prod(axis=1) >= LEFT * before.prod(axis=1)
+        moved.append(ImageBoxes(np.concatenate([inside[:, :2], sides], axis=1)[there], own.categories[there]))
+    return np.stack(films), moved
