@@ -94,6 +94,7 @@ class _FineTuning:
 
         assert job.entry is not None
         self.job, self.protocol = job, job.protocol
+        self.side = job.study.image_size  # of what the encoder is given
         self.cohort = load_cohort(job)
         self.several = self.cohort.target.kind == "multiclass"
         table = np.stack([self.cohort.y[p] for p in self.cohort.target.problems], axis=1)
@@ -103,7 +104,7 @@ class _FineTuning:
             self._demand_validation()
         method = load_method(job.study, job.entry, job.seed).to(job.device)
         self.model: Classifier = Classifier(
-            method, self.protocol, len(self.cohort.target.labels), job.study.image_size, job.entry.folder
+            method, self.protocol, len(self.cohort.target.labels), self.side, job.entry.folder
         )
 
     def train(self, fraction: int, draw: int, state: State | None) -> pd.DataFrame:
@@ -140,7 +141,7 @@ class _FineTuning:
         batches = Shuffled(rows, steps, protocol.batch_size, lambda number: generator(*names, "batches", number))
 
         def loss_of(batch: np.ndarray) -> torch.Tensor:
-            films = augment_images(self._films(batch), protocol.augmentation)
+            films = augment_images(self._films(batch), protocol.augmentation, self.side)
             return loss(self._logits(films), torch.from_numpy(self.answers[batch]).to(job.device))
 
         fitted = fit(

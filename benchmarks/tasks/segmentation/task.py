@@ -51,9 +51,9 @@ class SegmentationTask(Task):
 
         data, kept = _Data(job), Kept(job)
         features: FrozenFeatures | TrainedFeatures = (
-            FrozenFeatures.of(job, data.store.images, np.flatnonzero(data.rows.known))
+            FrozenFeatures.of(job, data.store.images, np.flatnonzero(data.rows.known), taps=job.protocol.taps)
             if job.protocol.frozen
-            else TrainedFeatures.of(job, data.store.images)
+            else TrainedFeatures.of(job, data.store.images, taps=job.protocol.taps)
         )
 
         def train(fraction: int, draw: int, state: State | None) -> pd.DataFrame:
@@ -154,6 +154,7 @@ def _train_and_count(
     """Counts [n, 3] and histograms [n, 2, bins] of the test images, and how the training went."""
     import torch
 
+    from benchmarks.scores.dice import dice_from_counts
     from benchmarks.scores.pixels import pixel_average_precision
     from benchmarks.tasks.segmentation.losses import FocalDice
     from benchmarks.tasks.segmentation.masks import write_masks
@@ -195,9 +196,14 @@ def _train_and_count(
 
     def loss_of(rows: np.ndarray) -> torch.Tensor:
         if not isinstance(features, TrainedFeatures):
-            return held_out(rows)
+            return training_loss(features.batch(rows), truth(rows)[:, None].float())
         films, masks = augment_with_masks(features.films(rows), data.masks(rows), protocol.augmentation)
-        return criterion(model(features.of_films(films)), torch.from_numpy(masks).to(job.device)[:, None].float())
+        return training_loss(features.of_films(films), torch.from_numpy(masks).to(job.device)[:, None].float())
+
+    def training_loss(maps: list[torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = criterion(model(maps), masks)
+        aside = model.aside(maps)
+        return loss if aside is None else loss + protocol.auxiliary * criterion(aside, masks)
 
     @torch.no_grad()
     def histograms(rows: np.ndarray) -> np.ndarray:
@@ -211,6 +217,8 @@ def _train_and_count(
             found = histograms(few)
             pooled = found[found[:, 0].sum(axis=1) > 0].sum(axis=0)
             return float(np.nan_to_num(pixel_average_precision(pooled[0], pooled[1])))
+        if protocol.reading == "dice":
+            return float(dice_from_counts(*counts_above(histograms(few), bins_above(0.5)).T).mean())
         losses = [(len(chunk), held_out(chunk).item()) for chunk in _chunks(few)]
         return -float(np.average([loss for _, loss in losses], weights=[count for count, _ in losses]))
 

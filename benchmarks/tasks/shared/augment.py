@@ -33,7 +33,7 @@ class Augmentation(BaseModel):
     flip: float = Field(0.0, ge=0, le=1, description="how probable a mirrored film is (its heart on the right)")
 
     def transform(self, side: int) -> Any:
-        """The transform of one film of this size."""
+        """The transform of one film, which comes out at this size."""
         from torchvision.transforms import InterpolationMode, v2
 
         bilinear, steps = InterpolationMode.BILINEAR, []
@@ -46,17 +46,18 @@ class Augmentation(BaseModel):
             steps.append(v2.RandomApply([affine], self.move))
         if self.flip:
             steps.append(v2.RandomHorizontalFlip(self.flip))
-        return v2.Compose(steps) if steps else v2.Identity()
+        # A stored film that is larger than what the encoder is given: any part of it; nothing where it is as large.
+        return v2.Compose([*steps, v2.RandomCrop(side)])
 
 
-def augment_images(images: np.ndarray, augmentation: Augmentation | None) -> np.ndarray:
-    """uint8 [B, S, S] -> uint8 [B, S, S]. Draws from torch's global generator, which the caller seeds."""
-    if augmentation is None:
-        return images
+def augment_images(images: np.ndarray, augmentation: Augmentation | None, side: int) -> np.ndarray:
+    """uint8 [B, S, S] -> uint8 [B, side, side]. Draws from torch's global generator, which the caller seeds."""
     import numpy as np
     from torchvision import tv_tensors
 
-    transform = augmentation.transform(images.shape[-1])
+    if augmentation is None and images.shape[-1] == side:
+        return images
+    transform = (augmentation or Augmentation()).transform(side)
     return np.stack([transform(tv_tensors.Image(one[None])).numpy()[0] for one in images])
 
 

@@ -37,6 +37,7 @@ class MethodMaps:
     where : the method's folder, for errors.
     levels : how many maps of a pyramid are used.
     frozen : false: the network that makes the maps has gradients, and is trained as ``network``.
+    taps : of a plain ViT the patch grids after these blocks, as of twelve, in place of the one after the last.
 
     Raises
     ------
@@ -45,10 +46,17 @@ class MethodMaps:
     """
 
     def __init__(
-        self, method: Method, image_size: int, where: str | Path, levels: int = 4, frozen: bool = True
+        self,
+        method: Method,
+        image_size: int,
+        where: str | Path,
+        levels: int = 4,
+        frozen: bool = True,
+        taps: list[int] | None = None,
     ) -> None:
         self.method, self.where, self.levels = method.eval().requires_grad_(False), where, levels
         self.network: nn.Module | None = None
+        self._taps: list[int] | None = None
         self._own = type(method).feature_maps is not Method.feature_maps
         self.side = image_size if self._own else method.image_encoder.map_side(image_size)
         draw = torch.Generator().manual_seed(0)
@@ -59,6 +67,10 @@ class MethodMaps:
             maps = self._all(images)
         self.kind: Literal["pyramid", "grid"] = "grid" if len(maps) == 1 else "pyramid"
         self._demand_shapes(maps)
+        if taps is not None and self.kind == "grid":
+            self._taps = self._blocks(taps)
+            with torch.no_grad():
+                maps = self._all(images)
         self.shapes = [tuple(m.shape[1:]) for m in maps[-levels:]]  # (C, h, w) of each map
         self.channels = [shape[0] for shape in self.shapes]
         self.strides = [self.side // shape[1] for shape in self.shapes]
@@ -72,7 +84,26 @@ class MethodMaps:
 
     def _all(self, images: Tensor) -> list[Tensor]:
         with torch.set_grad_enabled(self.network is not None and torch.is_grad_enabled()):
-            return self.method.feature_maps(images)
+            if self._taps is None:
+                return self.method.feature_maps(images)
+            encoder: Any = self.method.image_encoder
+            wanted = sorted(set(self._taps))  # of a shallow ViT one block may stand for two
+            grids = encoder.model.forward_intermediates(
+                encoder.resize(images), indices=wanted, norm=False, output_fmt="NCHW", intermediates_only=True
+            )
+            return [grids[wanted.index(block)] for block in self._taps]
+
+    def _blocks(self, taps: list[int]) -> list[int]:
+        """The blocks of this ViT that stand for those of one of twelve."""
+        model = getattr(self.method.image_encoder, "model", None)
+        if self._own or not hasattr(model, "forward_intermediates"):
+            raise UserError(
+                "taps asks for the maps inside a ViT, which this method does not give",
+                where=self.where,
+                fix="use a protocol without taps, or an encoder of timm's",
+            )
+        depth = len(model.blocks)  # type: ignore[union-attr]
+        return [max(0, round((tap + 1) * depth / 12) - 1) for tap in taps]
 
     def _demand_gradient(self, images: Tensor) -> None:
         if not all(m.requires_grad for m in self(images)):
@@ -126,9 +157,9 @@ class TrainedFeatures:
         self._start = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
 
     @classmethod
-    def of(cls, job: EvalJob, images: np.ndarray, levels: int = 4) -> TrainedFeatures:
+    def of(cls, job: EvalJob, images: np.ndarray, levels: int = 4, taps: list[int] | None = None) -> TrainedFeatures:
         """The features of the job's pre-trained method; its errors are those of :class:`MethodMaps` and of the checkpoint."""
-        return cls(_maps_of(job, levels, frozen=False), images, job.device)
+        return cls(_maps_of(job, levels, taps, frozen=False), images, job.device)
 
     def begin(self, head: nn.Module, protocol: DenseProtocol) -> tuple[nn.Module, list[dict[str, Any]]]:
         """The network as it was pre-trained, together with what stands on it, and the optimiser's groups of both."""
@@ -175,9 +206,11 @@ class FrozenFeatures:
             self._done = np.zeros(len(rows), dtype=bool)
 
     @classmethod
-    def of(cls, job: EvalJob, images: np.ndarray, rows: np.ndarray, levels: int = 4) -> FrozenFeatures:
+    def of(
+        cls, job: EvalJob, images: np.ndarray, rows: np.ndarray, levels: int = 4, taps: list[int] | None = None
+    ) -> FrozenFeatures:
         """The features of the job's pre-trained method; its errors are those of :class:`MethodMaps` and of the checkpoint."""
-        return cls(_maps_of(job, levels), images, rows, job.device)
+        return cls(_maps_of(job, levels, taps), images, rows, job.device)
 
     def begin(self, head: nn.Module, protocol: DenseProtocol) -> tuple[nn.Module, None]:
         """What is trained: the head alone, in one group."""
@@ -209,9 +242,9 @@ class FrozenFeatures:
             return self.maps(to_tensor(load(self.images, rows), self.device))
 
 
-def _maps_of(job: EvalJob, levels: int, frozen: bool = True) -> MethodMaps:
+def _maps_of(job: EvalJob, levels: int, taps: list[int] | None, frozen: bool = True) -> MethodMaps:
     from mlip.pretraining.checkpoints import load_method
 
     assert job.entry is not None
     method = load_method(job.study, job.entry, job.seed).to(job.device)
-    return MethodMaps(method, job.study.image_size, job.entry.folder, levels, frozen)
+    return MethodMaps(method, job.study.image_size, job.entry.folder, levels, frozen, taps)
