@@ -74,6 +74,10 @@ class Column:
     shares: tuple[float, float, float]  # of the methods' variance: patients, draws, seeds (NaN: unknown)
     estimates: dict[str, statistics.Estimate]  # of all rows
     heads: tuple[int, int] = (0, 0)  # trained heads that ended by themselves, and all that say how they ended
+    seen: tuple[int, int] = (
+        0,
+        0,
+    )  # where no training saw all films that it had labels of: most that one saw, and their number
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
@@ -307,6 +311,15 @@ class _Made:
     units: int = 0
     chance: float | None = None
     ended: list[bool] = field(default_factory=list)  # of each trained head: by itself, before the maximum
+    seen: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # of each training: different films, and how many had labels
+
+    @property
+    def most_seen(self) -> tuple[int, int]:
+        """(0, 0) where some training saw all."""
+        most = max(self.seen, default=(0, 0), key=lambda pair: pair[0] / pair[1])
+        return most if most[0] < most[1] else (0, 0)
 
     def add(self, block: Block, row: Row, files: list[Predictions], patients: pd.Index, weights: np.ndarray) -> None:
         try:
@@ -323,6 +336,10 @@ class _Made:
         for file in (file for file in files if "stopped" in file.frame):
             heads = file.frame.iloc[[file.groups[self.fraction, draw][0] for draw in draws]]
             self.ended += heads.loc[heads["iterations"] > 0, "stopped"].astype(bool).tolist()
+        for file in (file for file in files if "seen" in file.frame):
+            heads = file.frame.iloc[[file.groups[self.fraction, draw][0] for draw in draws]]
+            trained = heads.loc[heads["labelled"] > 0, ["seen", "labelled"]].astype(int)
+            self.seen += list(trained.itertuples(index=False, name=None))
         if not self.units:
             rows = files[0].groups[self.fraction, draws[0]]
             frame = files[0].frame.take(rows)
@@ -355,7 +372,7 @@ def _column(study: Study, block: Block, made: _Made, lost: list[str]) -> Column:
         block.task_name, block.protocol_name, block.dataset, spec.title, fraction, made.index == 0, ranking,
         _unranked(methods, fraction_name(block.task, fraction)) if not ranking.ranks else "",
         above, floor, floor_of, made.positives, (patients, by_draw, by_seed), estimates,
-        (sum(made.ended), len(made.ended)),
+        (sum(made.ended), len(made.ended)), made.most_seen,
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ class DetectionTask(Task):
     """RetinaNet on the encoder, frozen or trained with it, for each label fraction and draw.
 
     Rows: one per test image, box category, fraction and draw, with the columns ``image_id, patient_id, fraction, draw,
-    label, n_truth, scores, matched, iterations, stopped`` (see :func:`benchmarks.tasks.detection.matching.outcomes` and
+    label, n_truth, scores, matched, iterations, stopped, seen, labelled`` (see :func:`benchmarks.tasks.detection.matching.outcomes` and
     :class:`benchmarks.tasks.shared.training.Fitted`). Beside the table lies
     ``<stem>.f<fraction>.d<draw>.json`` with the found boxes in the COCO results format.
     """
@@ -79,6 +79,9 @@ class DetectionTask(Task):
             prior = prior_boxes(train, len(data.categories), job.protocol.prior_boxes, seed)
             parts.append(data.outcomes([prior] * len(data.test), NOT_TRAINED, fraction, draw))
         return pd.concat(parts, ignore_index=True)
+
+    def most_seen(self, protocol: DetectionProtocol, source: Source, fraction: int, films: int) -> int:
+        return protocol.most_seen(fraction, films)
 
     def with_target(self, protocol: DetectionProtocol, source: Source, target: dict[str, Any]) -> Any:
         return with_balance(protocol, source.kind, target)
@@ -207,6 +210,7 @@ def _train_and_detect(
         loss_of,
         batches,
         protocol.recipe(fraction, len(train)),
+        len(train),
         validate if protocol.selection == "best_val" else None,
         features.prepare,
         groups=groups,

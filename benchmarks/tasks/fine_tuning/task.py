@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from benchmarks.tasks.fine_tuning.protocol import FineTuningProtocol
+from benchmarks.tasks.fine_tuning.protocol import FineTuningProtocol, Training
 from benchmarks.tasks.shared.augment import augment_images
 from benchmarks.tasks.shared.classification import (
     ClassificationTask,
@@ -34,7 +34,7 @@ TEST_BATCH = 64
 class FineTuningTask(ClassificationTask):
     """The pre-trained encoder and a linear head, trained together on the draw's films; the test part is only predicted.
 
-    Rows: ``image_id, patient_id, fraction, draw, label, y, p, iterations, stopped`` of the test part.
+    Rows: ``image_id, patient_id, fraction, draw, label, y, p, seen, labelled`` of the test part.
     """
 
     name = "fine_tuning"
@@ -42,6 +42,7 @@ class FineTuningTask(ClassificationTask):
     needs: ClassVar[Literal["features", "method"]] = "method"
     controls = ("constant",)
     label_draws = True
+    length_keys = "training or max_steps"
     Protocol = FineTuningProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
@@ -72,7 +73,7 @@ class FineTuningTask(ClassificationTask):
                 train = cohort.usable(train_rows(cohort.splits, fraction, draw), problem)
                 test = cohort.part("test", problem)
                 rows = cohort.rows(problem, test, prevalence(cohort, problem, train, test), fraction, draw)
-                frames.append(rows.assign(**NOT_TRAINED.columns))
+                frames.append(rows.assign(**NOT_TRAINED.films))
         return pd.concat(frames, ignore_index=True)
 
     def metrics(self, protocol: FineTuningProtocol, source: Source) -> list[MetricSpec]:
@@ -81,8 +82,17 @@ class FineTuningTask(ClassificationTask):
     def check(self, protocol: FineTuningProtocol, source: Source, study: Study) -> None:
         check_target(self.name, protocol, source, study)
 
+    def most_seen(self, protocol: FineTuningProtocol, source: Source, fraction: int, films: int) -> int:
+        steps, _ = _training(protocol, source, fraction).length(films, protocol.batch_size, protocol.max_steps)
+        return min(films, steps * protocol.batch_size)
+
     def skip_reason(self, entry: Entry, dataset: str) -> str:
         return "" if entry.manifest.feature_maps else "the method has no image network that could be trained"
+
+
+def _training(protocol: FineTuningProtocol, source: Source, fraction: int) -> Training:
+    """How a data set is trained at a fraction: as its own entry says, or as the protocol does."""
+    return at_fraction(source.of(protocol.datasets).training or protocol.training, fraction)
 
 
 class _FineTuning:
@@ -119,7 +129,7 @@ class _FineTuning:
         for problem in cohort.target.problems:
             use = cohort.usable(rows, problem)
             require_classes(job, cohort, problem, use, f"draw {draw} at {fraction} %")
-        training = at_fraction(job.source.of(protocol.datasets).training or protocol.training, fraction)
+        training = _training(protocol, job.source, fraction)
         steps, rising = training.length(len(rows), protocol.batch_size, protocol.max_steps)
         # Named without the method: all rows of a table begin with the same head and see the same batches.
         names: tuple[Any, ...] = (
@@ -149,6 +159,7 @@ class _FineTuning:
             loss_of,
             batches,
             recipe,
+            len(rows),
             self._score if protocol.selection == "best_val" else None,
             groups=parameter_groups(
                 model.encoder, [model.norm, model.head], protocol.weight_decay, protocol.layer_decay
@@ -156,14 +167,14 @@ class _FineTuning:
             seeds=(*names, "step"),
             state=state,
         )
-        report(job, fraction, draw, fitted)
+        report(job, fraction, draw, fitted, FineTuningTask.length_keys)
         test = part_rows(cohort.splits, "test")
         p, frames = self._predict(test), []
         for number, problem in enumerate(cohort.target.problems):
             score = ~np.isnan(cohort.y[problem][test])
             shares = p[score] if self.several else np.stack([1 - p[score, number], p[score, number]], axis=1)
             frames.append(cohort.rows(problem, test[score], shares, fraction, draw))
-        return pd.concat(frames, ignore_index=True).assign(**fitted.columns)
+        return pd.concat(frames, ignore_index=True).assign(**fitted.films)
 
     def _known(self, rows: np.ndarray) -> np.ndarray:
         """Those of which some label is known."""

@@ -30,7 +30,7 @@ class SegmentationTask(Task):
     """A decoder on the encoder, frozen or trained with it, for each label fraction and draw. A few predicted masks lie beside the rows.
 
     Rows: one per test image with a known mask, fraction and draw, with the columns ``image_id, patient_id, fraction,
-    draw, tp, predicted, truth, on_true, on_other, iterations, stopped``: pixels at the stored resolution that are predicted
+    draw, tp, predicted, truth, on_true, on_other, iterations, stopped, seen, labelled``: pixels at the stored resolution that are predicted
     and true, predicted, true; the histograms of the predicted logit over true and over other pixels
     (:func:`pixel_histograms`); how the training went (:class:`benchmarks.tasks.shared.training.Fitted`).
     """
@@ -84,6 +84,9 @@ class SegmentationTask(Task):
             histograms = pixel_histograms(logits, torch.from_numpy(truth)).numpy()
             parts.append(data.table(np.stack(counts, axis=1), histograms, NOT_TRAINED, fraction, draw))
         return pd.concat(parts, ignore_index=True)
+
+    def most_seen(self, protocol: SegmentationProtocol, source: Source, fraction: int, films: int) -> int:
+        return protocol.most_seen(fraction, films)
 
     def with_target(self, protocol: SegmentationProtocol, source: Source, target: dict[str, Any]) -> Any:
         return with_balance(protocol, source.kind, target)
@@ -228,6 +231,7 @@ def _train_and_count(
         loss_of,
         batches,
         protocol.recipe(fraction, len(train)),
+        len(train),
         validate if protocol.selection == "best_val" else None,
         features.prepare,
         groups=groups,

@@ -119,6 +119,7 @@ class Task(ABC):
     fraction_unit: ClassVar[str] = "%"  # "%", "shots" or "" (one cell without training)
     needs_maps: ClassVar[bool] = False  # builds on the feature maps of the method's image network
     label_draws: ClassVar[bool] = False  # trains on the splits' draws of label fractions
+    length_keys: ClassVar[str] = "iterations"  # protocol keys that say how long a training is, for messages
     scored_later: ClassVar[tuple[str, ...]] = ()  # protocol keys that only say how predictions are scored
     Protocol: ClassVar[type[Protocol]]
 
@@ -151,6 +152,10 @@ class Task(ABC):
             for f in config.fractions
             for d in range(1 if f == 100 and self.fraction_unit == "%" else config.draws)
         ]
+
+    def most_seen(self, protocol: Any, source: Source, fraction: int, films: int) -> int:
+        """How many different films the longest training at a fraction can see, of those that it has labels of."""
+        return films
 
     def with_target(self, protocol: Any, source: Source, target: dict[str, Any]) -> Any:
         """The protocol with what the study says of a data set (``tasks.<task>.targets``) in the place of its own entry.

@@ -111,14 +111,21 @@ class Fitted:
 
     losses: list[float]  # of every iteration
     stopped: bool  # whether it ended by itself, before the maximum
+    seen: int  # different films in its batches
+    labelled: int  # films that it was allowed to see
 
     @property
     def columns(self) -> dict[str, int | bool]:
         """As columns of the predictions, so that trainings that had not converged can be counted."""
-        return {"iterations": len(self.losses), "stopped": self.stopped}
+        return {"iterations": len(self.losses), "stopped": self.stopped, **self.films}
+
+    @property
+    def films(self) -> dict[str, int | bool]:
+        """Whether the labels that a fraction allows were used."""
+        return {"seen": self.seen, "labelled": self.labelled}
 
 
-NOT_TRAINED = Fitted([], True)  # a control
+NOT_TRAINED = Fitted([], True, 0, 0)  # a control
 
 
 def fit(
@@ -126,6 +133,7 @@ def fit(
     loss_of: Callable[[np.ndarray], Tensor],
     batches: Sequence[np.ndarray],
     recipe: Recipe,
+    labelled: int,
     validate: Callable[[], float] | None = None,
     prepare: Callable[[np.ndarray], None] | None = None,
     *,
@@ -138,6 +146,7 @@ def fit(
     Parameters
     ----------
     loss_of : training rows of one iteration -> scalar loss.
+    labelled : how many different films the batches are drawn from.
     validate : a score of the model in eval mode, higher = better; used with ``selection: best_val`` only.
     prepare : told the training rows up to the next validation, so that their maps are computed many at once.
     groups : the optimiser's parameter groups; None: one of all parameters that have a gradient.
@@ -161,10 +170,11 @@ def fit(
     )
     average = _Average(model, recipe.average) if recipe.average is not None else None
     history: list[float] = []
+    seen: set[int] = set()
     stopped, first, spacing = False, 0, recipe.spacing
     parts = {"model": model, "optimiser": optimiser, "scheduler": scheduler, "best": keeper, "average": average}
     if state is not None and (kept := state.load()) is not None:
-        history, first = kept["history"], kept["step"]
+        history, first, seen = kept["history"], kept["step"], set(kept["seen"])
         for name, part in parts.items():
             if part is not None:
                 part.load_state_dict(kept[name])
@@ -191,6 +201,7 @@ def fit(
         optimiser.step()
         scheduler.step()
         history.append(value)
+        seen.update(rows.tolist())
         if average is not None:
             average.update()
         if keeper is not None and validate is not None and ((step + 1) % spacing == 0 or step + 1 == len(batches)):
@@ -203,13 +214,13 @@ def fit(
             model.train()
         if state is not None and state.due():
             whole = {name: part.state_dict() for name, part in parts.items() if part is not None}
-            state.save({"step": step + 1, "history": history, **whole})
+            state.save({"step": step + 1, "history": history, "seen": sorted(seen), **whole})
     if keeper is not None:
         model.load_state_dict(keeper.state)
     elif average is not None:
         average.exchange()
     model.eval()
-    return Fitted(history, stopped)
+    return Fitted(history, stopped, len(seen), labelled)
 
 
 def parameter_groups(
@@ -250,8 +261,11 @@ def _optimiser(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Opti
     return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, betas=recipe.betas, fused=True)
 
 
-def report(job: EvalJob, fraction: int, draw: int, fitted: Fitted) -> None:
-    """Into the job's log: how long a training was, and whether it ended by itself."""
+def report(job: EvalJob, fraction: int, draw: int, fitted: Fitted, keys: str = "iterations or epochs") -> None:
+    """Into the job's log: how long a training was, whether it ended by itself, and whether its labels were used.
+
+    ``keys``: of the protocol, that say how long it may be.
+    """
     how = "ended by itself" if fitted.stopped else "reached the protocol's maximum"
     logger.info(
         "%s %s seed %d, %d %% draw %d: %d iterations, %s",
@@ -263,6 +277,18 @@ def report(job: EvalJob, fraction: int, draw: int, fitted: Fitted) -> None:
         len(fitted.losses),
         how,
     )
+    if fitted.seen < fitted.labelled:
+        logger.warning(
+            "%s %s, %d %% draw %d: %d of %d labelled films were seen; if that is not what validation said, raise %s of protocol %s",
+            job.dataset,
+            job.method,
+            fraction,
+            draw,
+            fitted.seen,
+            fitted.labelled,
+            keys,
+            job.protocol_name,
+        )
 
 
 class _Average:

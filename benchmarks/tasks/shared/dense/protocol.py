@@ -106,6 +106,10 @@ class DenseProtocol(Protocol):
         assert self.epochs is not None
         return self.epochs * self.epoch(fraction, images)
 
+    def most_seen(self, fraction: int, images: int) -> int:
+        """How many different ones of ``images`` images the longest training can see."""
+        return min(images, self.length(fraction, images) * at_fraction(self.batch_size, fraction))
+
     def spacing(self, fraction: int, images: int) -> int:
         """Iterations between two readings of the validation."""
         if self.validate_every is None:

@@ -63,10 +63,10 @@ def test_it_learns_what_the_frozen_encoder_cannot_show(made) -> None:
     frozen = probed(config, method)
     table = TASK.run(world.job(config, **world.QUICK))
     assert list(table.columns) == [
-        *("image_id", "patient_id", "fraction", "draw", "label", "y", "p", "iterations", "stopped"),
+        *("image_id", "patient_id", "fraction", "draw", "label", "y", "p", "seen", "labelled"),
     ]
     assert frozen < 0.75 and auroc(table) > 0.95, "only a changed encoder tells the stripes apart"
-    assert len(table) == world.COUNT // 3 and set(table.iterations) == {60} and not table.stopped.any()
+    assert len(table) == world.COUNT // 3 and set(table.seen) == set(table.labelled) == {world.COUNT // 3}
     moved = {k for k, v in loaded[0].state_dict().items() if not torch.equal(method.state_dict()[k], v)}
     weights = {f"image_encoder.{k}" for k, _ in method.image_encoder.named_parameters()}
     assert weights <= moved, "all of the encoder"
@@ -144,7 +144,7 @@ def test_the_constant_control(made) -> None:
     config, *_ = made
     world.plant(config)
     table = TASK.run_control(world.job(config))
-    assert set(table.p) == {0.5} and table.stopped.all()
+    assert set(table.p) == {0.5} and set(table.labelled) == {0}
 
 
 def test_unknown_labels_cost_nothing() -> None:

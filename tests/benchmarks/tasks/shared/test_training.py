@@ -61,6 +61,7 @@ def test_best_val_restores_the_best_and_stops() -> None:
             lambda rows: -model.weight.sum(),
             batches,
             recipe(selection="best_val", patience=2),
+            1,
             validate,
         )
     assert not torch.are_deterministic_algorithms_enabled()
@@ -84,7 +85,7 @@ def test_the_average_is_what_is_read_and_kept() -> None:
 
     settings = {"average": 0.5, "lr": 0.01, "selection": "best_val"}
     expected = model[0].weight.item()
-    fit(model, loss_of, [np.array([0])] * 6, recipe(**settings), validate)
+    fit(model, loss_of, [np.array([0])] * 6, recipe(**settings), 1, validate)
     assert len(raw) == len(seen) == 6
     for after, read in zip(raw[1:], seen, strict=False):
         expected = 0.5 * expected + 0.5 * after
@@ -93,7 +94,7 @@ def test_the_average_is_what_is_read_and_kept() -> None:
     # Where nothing is selected the last average is tested.
     last = torch.nn.Linear(1, 1, bias=False)
     last.weight.data.zero_()
-    fit(last, lambda rows: -last.weight.sum(), [np.array([0])] * 3, recipe(average=0.5, lr=0.01))
+    fit(last, lambda rows: -last.weight.sum(), [np.array([0])] * 3, recipe(average=0.5, lr=0.01), 1)
     assert last.weight.item() == pytest.approx(0.01 * (((0.5 * 1) + 2) / 2 + 3) / 2, rel=1e-4)
 
 
@@ -107,8 +108,8 @@ def test_a_gain_that_is_too_small_is_kept_but_does_not_prolong() -> None:
         seen.append(model.weight.item())
         return next(scores)
 
-    fitted = fit(model, lambda rows: -model.weight.sum(), [np.array([0])] * 10, recipe(**settings), validate)
-    assert fitted.stopped and fitted.columns == {"iterations": 8, "stopped": True}
+    fitted = fit(model, lambda rows: -model.weight.sum(), [np.array([0])] * 10, recipe(**settings), 1, validate)
+    assert fitted.stopped and fitted.columns == {"iterations": 8, "stopped": True, "seen": 1, "labelled": 1}
     assert model.weight.item() == seen[7], "the best of all readings"
 
 
