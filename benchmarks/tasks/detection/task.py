@@ -45,6 +45,7 @@ class DetectionTask(Task):
     controls = ("prior-box",)
     label_draws = True
     needs_maps = True
+    added = ("layer_decay", "augmentation")
     scored_later = ("skip_undetected", "skip_negative")
     Protocol = DetectionProtocol
 

@@ -41,6 +41,7 @@ class SegmentationTask(Task):
     controls = ("empty-mask", "mean-mask")
     label_draws = True
     needs_maps = True
+    added = ("layer_decay", "augmentation", "upernet", "taps", "auxiliary")
     scored_later = ("leaderboard",)
     Protocol = SegmentationProtocol
 

@@ -121,6 +121,7 @@ class Task(ABC):
     label_draws: ClassVar[bool] = False  # trains on the splits' draws of label fractions
     length_keys: ClassVar[str] = "iterations"  # protocol keys that say how long a training is, for messages
     scored_later: ClassVar[tuple[str, ...]] = ()  # protocol keys that only say how predictions are scored
+    added: ClassVar[tuple[str, ...]] = ()  # protocol keys that came later: at their defaults they are as if not there
     Protocol: ClassVar[type[Protocol]]
 
     @abstractmethod
@@ -168,7 +169,9 @@ class Task(ABC):
 
     def settings(self, protocol: Any, source: Source) -> dict[str, Any]:
         """What of a protocol moves the predictions on one data set."""
-        values = protocol.model_dump(mode="json", exclude={"title", "lineage", "quirks", *self.scored_later})
+        fields = type(protocol).model_fields
+        absent = {key for key in self.added if getattr(protocol, key) == fields[key].default}
+        values = protocol.model_dump(mode="json", exclude={"title", "lineage", "quirks", *self.scored_later, *absent})
         if isinstance(table := values.get("datasets"), dict):
             values["datasets"] = source.of(table)
         elif table is not None:
