@@ -195,8 +195,7 @@ def resolve(study: Study, look: bool = True) -> Plan:
     blocks = [
         _block(study, name, config, task, protocol, sources[dataset], rows, broken)
         for name, config, task in configs
-        for protocol in config.protocols
-        for dataset in config.datasets
+        for protocol, dataset in config.pairs
     ]
     draws = {d: max([c.draws for _, c, t in configs if t.label_draws and d in c.datasets], default=1) for d in sources}
     plan = Plan(
