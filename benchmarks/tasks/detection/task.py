@@ -171,8 +171,8 @@ class _Data:
 def _train_and_detect(
     job: EvalJob, data: _Data, features: FrozenFeatures | TrainedFeatures, fraction: int, draw: int, state: State | None
 ) -> tuple[list[ImageBoxes], Fitted]:
+    from benchmarks.tasks.detection.boxes import move
     from benchmarks.tasks.detection.model import AnchorTargets, Detector, build_retinanet
-    from benchmarks.tasks.shared.augment import augment_with_boxes
     from benchmarks.tasks.shared.dense.features import TrainedFeatures
     from benchmarks.tasks.shared.dense.protocol import at_fraction
     from benchmarks.tasks.shared.training import draw_batches, fit, report
@@ -197,9 +197,7 @@ def _train_and_detect(
     def loss_of(rows: np.ndarray) -> torch.Tensor:
         if not isinstance(features, TrainedFeatures):
             return detector.loss(features.batch(rows), data.targets(detector, rows))
-        films, boxes = augment_with_boxes(
-            features.films(rows), [data.truth[row] for row in rows], protocol.augmentation
-        )
+        films, boxes = move(features.films(rows), [data.truth[row] for row in rows], protocol.augmentation)
         return detector.loss(features.of_films(films), AnchorTargets.join([detector.match(b) for b in boxes]))
 
     def validate() -> float:

@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     import numpy as np
 
-    from benchmarks.tasks.detection.boxes import ImageBoxes
-
 
 LEFT = 0.1  # share of a box that must be left in the film
 
@@ -77,29 +75,34 @@ def augment_with_masks(images: np.ndarray, masks: np.ndarray, augmentation: Augm
 
 
 def augment_with_boxes(
-    images: np.ndarray, boxes: Sequence[ImageBoxes], augmentation: Augmentation | None
-) -> tuple[np.ndarray, list[ImageBoxes]]:
-    """Films uint8 [B, S, S] and their true boxes, moved alike; a box that is cut is the smaller, one of which less than a tenth
-    is left is gone."""
-    if augmentation is None:
-        return images, list(boxes)
+    images: np.ndarray, corners: Sequence[np.ndarray], augmentation: Augmentation
+) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """Films uint8 [B, S, S] and the corners [n, 4] of the true boxes of each, moved alike.
+
+    Returns
+    -------
+    The films; for each the corners of the boxes that are left, and which these were, bool [n]. A box that is cut is the smaller,
+    one of which less than a tenth is left is gone.
+    """
     import numpy as np
     import torch
     from torchvision import tv_tensors
 
-    from benchmarks.tasks.detection.boxes import ImageBoxes
-
-    transform = augmentation.transform(images.shape[-1])
+    side = images.shape[-1]
+    transform = augmentation.transform(side)
     films, moved = [], []
-    for image, own in zip(images, boxes, strict=True):
-        corners = tv_tensors.BoundingBoxes(
-            torch.from_numpy(own.corners), format="XYXY", canvas_size=image.shape, clamping_mode=None
+    for image, own in zip(images, corners, strict=True):
+        boxes: Any = tv_tensors.BoundingBoxes(
+            torch.from_numpy(own),
+            format=tv_tensors.BoundingBoxFormat.XYXY,
+            canvas_size=(side, side),
+            clamping_mode=None,
         )
-        film, corners = transform(tv_tensors.Image(image[None]), corners)
+        film, boxes = transform(tv_tensors.Image(image[None]), boxes)
         films.append(film.numpy()[0])
-        whole = corners.as_subclass(torch.Tensor).numpy().reshape(-1, 4)
-        inside = whole.clip(0, images.shape[-1])
-        sides, before = inside[:, 2:] - inside[:, :2], whole[:, 2:] - whole[:, :2]
-        there = sides.prod(axis=1) >= LEFT * before.prod(axis=1)
-        moved.append(ImageBoxes(np.concatenate([inside[:, :2], sides], axis=1)[there], own.categories[there]))
+        whole = boxes.as_subclass(torch.Tensor).numpy().reshape(-1, 4)
+        inside = whole.clip(0, side)
+        area, before = (np.prod(c[:, 2:] - c[:, :2], axis=1) for c in (inside, whole))
+        left = area >= LEFT * before
+        moved.append((inside[left], left))
     return np.stack(films), moved

@@ -16,10 +16,10 @@ import benchmarks.tasks.detection.model as detection_model
 from benchmarks.scores.metrics import METRICS
 from benchmarks.tasks.catalogue import read_protocol
 from benchmarks.tasks.detection import TASK as DETECTION
-from benchmarks.tasks.detection.boxes import ImageBoxes
+from benchmarks.tasks.detection.boxes import ImageBoxes, move
 from benchmarks.tasks.segmentation import TASK as SEGMENTATION
 from benchmarks.tasks.segmentation.model import Segmenter
-from benchmarks.tasks.shared.augment import Augmentation, augment_images, augment_with_boxes, augment_with_masks
+from benchmarks.tasks.shared.augment import Augmentation, augment_images, augment_with_masks
 from benchmarks.tasks.shared.dense.features import MethodMaps
 from mlip.contract import Method
 from mlip.errors import UserError
@@ -189,7 +189,7 @@ def test_masks_and_boxes_move_with_their_films() -> None:
     torch.manual_seed(0)
     seen, moved = augment_with_masks(films, masks, everything)
     torch.manual_seed(0)
-    same, boxes = augment_with_boxes(films, [box] * 6, everything)
+    same, boxes = move(films, [box] * 6, everything)
     torch.manual_seed(0)
     assert np.array_equal(seen, same) and np.array_equal(seen, augment_images(films, everything, 40))
     assert len({m.tobytes() for m in moved}) > 3, "each film its own"
@@ -200,10 +200,10 @@ def test_masks_and_boxes_move_with_their_films() -> None:
         np.testing.assert_allclose(found.corners[0], edges, atol=1.6)
     far = Augmentation(shift=0.9)
     torch.manual_seed(1)
-    _, boxes = augment_with_boxes(films, [box] * 6, far)
+    _, boxes = move(films, [box] * 6, far)
     assert any(len(b) == 0 for b in boxes), "a box that left the film is gone"
     assert all((b.boxes[:, 2:] > 0).all() and (b.corners <= 40).all() and (b.corners >= 0).all() for b in boxes)
-    turned = augment_with_boxes(films, [ImageBoxes(np.zeros((0, 4)), np.zeros(0, np.int64))] * 6, everything)[1]
+    turned = move(films, [ImageBoxes(np.zeros((0, 4)), np.zeros(0, np.int64))] * 6, everything)[1]
     assert all(len(b) == 0 for b in turned)
 
 
