@@ -16,8 +16,7 @@ from benchmarks.tasks.shared.classification import (
     prevalence,
     require_classes,
 )
-from benchmarks.tasks.shared.dense.protocol import at_fraction
-from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Source
+from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Source, entry_at
 from mlip.data.splits import part_rows, train_rows
 from mlip.errors import UserError
 from mlip.methods import Entry
@@ -92,7 +91,7 @@ class FineTuningTask(ClassificationTask):
 
 def _training(protocol: FineTuningProtocol, source: Source, fraction: int) -> Training:
     """How a data set is trained at a fraction: as its own entry says, or as the protocol does."""
-    return at_fraction(source.of(protocol.datasets).training or protocol.training, fraction)
+    return entry_at(source.of(protocol.datasets).training or protocol.training, fraction)
 
 
 class _FineTuning:

@@ -55,7 +55,7 @@ def augment_images(images: np.ndarray, augmentation: Augmentation | None, side: 
 
     if augmentation is None and images.shape[-1] == side:
         return images
-    transform = (augmentation or Augmentation()).transform(side)
+    transform = (augmentation or Augmentation.model_validate({})).transform(side)
     return np.stack([transform(tv_tensors.Image(one[None])).numpy()[0] for one in images])
 
 

@@ -54,6 +54,11 @@ class Source:
         return table[key]
 
 
+def entry_at(table: Mapping[int, Value], fraction: int) -> Value:
+    """Of a protocol's table by label fraction (percent): the entry of the smallest key that is not below ``fraction``."""
+    return table[min(k for k in table if k >= fraction)]
+
+
 class Protocol(BaseModel):
     """Everything that moves a task's numbers; tasks subclass it. Unknown keys are errors."""
 
@@ -89,8 +94,8 @@ class EvalJob:
     @property
     def state(self) -> Path:
         """Folder of what a long evaluation keeps until its predictions are written (benchmarks/tasks/shared/state.py)."""
-        names = self.output.parts[-5:-1]
-        return self.paths.evaluation_state(*names, self.seed)
+        task, *_ = self.output.parts[-5:]
+        return self.paths.evaluation_state(task, self.protocol_name, self.dataset, self.method, self.seed)
 
 
 @dataclass(frozen=True)

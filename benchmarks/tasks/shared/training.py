@@ -172,7 +172,13 @@ def fit(
     history: list[float] = []
     seen: set[int] = set()
     stopped, first, spacing = False, 0, recipe.spacing
-    parts = {"model": model, "optimiser": optimiser, "scheduler": scheduler, "best": keeper, "average": average}
+    parts: dict[str, Any] = {
+        "model": model,
+        "optimiser": optimiser,
+        "scheduler": scheduler,
+        "best": keeper,
+        "average": average,
+    }
     if state is not None and (kept := state.load()) is not None:
         history, first, seen = kept["history"], kept["step"], set(kept["seen"])
         for name, part in parts.items():

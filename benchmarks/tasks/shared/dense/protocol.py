@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import Field, model_validator
 
 from benchmarks.tasks.shared.augment import Augmentation
-from benchmarks.tasks.shared.task import Protocol
+from benchmarks.tasks.shared.task import Protocol, entry_at
 from mlip.study import Strict
 
 if TYPE_CHECKING:
     from benchmarks.tasks.shared.training import Recipe
 
-Number = TypeVar("Number")
+Number = TypeVar("Number", int, float)
 
 
 class DenseProtocol(Protocol):
@@ -138,4 +138,4 @@ def at_fraction(value: Number | dict[int, Number], fraction: int) -> Number:
     """One number, or the entry of the smallest key that is not below ``fraction`` (percent)."""
     if not isinstance(value, dict):
         return value
-    return value[min(k for k in value if k >= fraction)]
+    return entry_at(value, fraction)
