@@ -76,6 +76,10 @@ class Column:
     shares: tuple[float, float, float]  # of the methods' variance: patients, draws, seeds (NaN: unknown)
     estimates: dict[str, statistics.Estimate]  # of all rows
     heads: tuple[int, int] = (0, 0)  # trained heads that ended by themselves, and all that say how they ended
+    seen: tuple[int, int] = (
+        0,
+        0,
+    )  # where no training saw all films that it had labels of: most that one saw, and their number
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
@@ -310,6 +314,14 @@ class _Made:
     units: int = 0
     chance: float | None = None
     ended: list[bool] = field(default_factory=list)  # of each trained head: by itself, before the maximum
+    # Of each training: different films, and how many had labels.
+    seen: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def most_seen(self) -> tuple[int, int]:
+        """(0, 0) where some training saw all."""
+        most = max(self.seen, default=(0, 0), key=lambda pair: pair[0] / pair[1])
+        return most if most[0] < most[1] else (0, 0)
 
     def look(self, block: Block, file: Predictions, patients: pd.Index) -> None:
         """What is there to be found, from the predictions of any row."""
@@ -324,6 +336,7 @@ class _Made:
         if found.estimate is not None:
             self.estimates[row] = found.estimate
             self.ended += found.ended
+            self.seen += found.seen
         else:
             self.reasons[row] = found.reason
 
@@ -344,7 +357,12 @@ class _Made:
         for file in (file for file in files if "stopped" in file.frame):
             heads = file.frame.iloc[[file.groups[self.fraction, draw][0] for draw in draws]]
             ended += heads.loc[heads["iterations"] > 0, "stopped"].astype(bool).tolist()
-        return _Found(estimate, "", ended)
+        seen: list[tuple[int, int]] = []
+        for file in (file for file in files if "seen" in file.frame):
+            heads = file.frame.iloc[[file.groups[self.fraction, draw][0] for draw in draws]]
+            trained = heads.loc[heads["labelled"] > 0, ["seen", "labelled"]].astype(int)
+            seen += list(trained.itertuples(index=False, name=None))
+        return _Found(estimate, "", ended, seen)
 
 
 @dataclass
@@ -354,6 +372,7 @@ class _Found:
     estimate: statistics.Estimate | None
     reason: str = ""
     ended: list[bool] = field(default_factory=list)
+    seen: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -422,7 +441,7 @@ def _column(study: Study, block: Block, made: _Made, lost: list[str]) -> Column:
         block.task_name, block.protocol_name, block.dataset, spec.title, fraction, made.index == 0, ranking,
         _unranked(methods, fraction_name(block.task, fraction)) if not ranking.ranks else "",
         above, floor, floor_of, made.positives, (patients, by_draw, by_seed), estimates,
-        (sum(made.ended), len(made.ended)),
+        (sum(made.ended), len(made.ended)), made.most_seen,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from benchmarks.tasks.catalogue import read_protocol, tasks
+from benchmarks.tasks.shared.binding import unbound
 from benchmarks.tasks.shared.task import MetricSpec, Source, Task, protocol_of
 from mlip import source_code
 from mlip.data.catalogue import resolve as resolve_reader
@@ -20,6 +21,7 @@ from mlip.data.records import Reader
 from mlip.errors import UserError
 from mlip.fetch.addresses import names as fetchable
 from mlip.fingerprints import Fingerprint, Fingerprints, fingerprint_of_encoders, fingerprint_of_weights
+from mlip.log import logger
 from mlip.methods import Entry, entries, method_class
 from mlip.paths import StudyPaths
 from mlip.study import Study
@@ -193,8 +195,7 @@ def resolve(study: Study, look: bool = True) -> Plan:
     blocks = [
         _block(study, name, config, task, protocol, sources[dataset], rows, broken)
         for name, config, task in configs
-        for protocol in config.protocols
-        for dataset in config.datasets
+        for protocol, dataset in config.pairs
     ]
     draws = {d: max([c.draws for _, c, t in configs if t.label_draws and d in c.datasets], default=1) for d in sources}
     plan = Plan(
@@ -207,6 +208,10 @@ def resolve(study: Study, look: bool = True) -> Plan:
         Fingerprints(study, draws),
     )
     source_code.save_hashes()
+    for block in blocks if look else ():
+        splits = plan.paths.splits(block.dataset)
+        if problem := unbound(block.task, block.protocol, block.source, block.plan, splits):
+            logger.warning(problem)
     return plan
 
 

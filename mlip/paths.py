@@ -62,6 +62,10 @@ class StudyPaths:
         """Resumable state, outside the declared outputs so that Snakemake does not delete it when a job dies."""
         return self.work / "state" / method / f"seed{seed}.pt"
 
+    def evaluation_state(self, task: str, protocol: str, dataset: str, method: str, seed: int | str) -> Path:
+        """Folder of what an evaluation that trains for long keeps until it is done; outside the outputs too."""
+        return self.work / "state" / "evaluate" / task / protocol / dataset / method / f"seed{seed}"
+
     def features(self, method: str, seed: int | str, dataset: str) -> Path:
         return self.work / "features" / method / f"seed{seed}" / f"{dataset}.safetensors"
 

@@ -170,6 +170,9 @@ class TaskConfig(Strict):
 
     datasets: list[str] = Field(min_length=1)
     protocols: list[str] = Field(default=["strict"], min_length=1)
+    only: dict[str, list[str]] = Field(
+        default_factory=dict, description="by protocol: the data sets that it is used on, where these are not all"
+    )
     fractions: list[int] = Field(default=[1, 10, 100], description="percent of labels, or shots per class for few_shot")
     draws: int = Field(1, gt=0)
     targets: dict[str, dict[str, Any]] = Field(
@@ -179,6 +182,11 @@ class TaskConfig(Strict):
     budget: dict[str, Any] = Field(
         default_factory=dict, description="protocol keys overridden by this study, printed with the table"
     )
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(protocol, data set) of every table, by protocol."""
+        return [(p, d) for p in self.protocols for d in self.datasets if d in self.only.get(p, self.datasets)]
 
     @field_validator("budget", mode="before")
     @classmethod
@@ -374,6 +382,15 @@ class Study(Strict):
         for task, config in self.tasks.items():
             if stray := sorted(set(config.targets) - set(config.datasets)):
                 raise ValueError(f"tasks.{task}.targets names {stray[0]!r}, which tasks.{task}.datasets does not")
+            if stray := sorted(set(config.only) - set(config.protocols)):
+                raise ValueError(f"tasks.{task}.only names {stray[0]!r}, which tasks.{task}.protocols does not")
+            for protocol, names in config.only.items():
+                if stray := sorted(set(names) - set(config.datasets)):
+                    raise ValueError(
+                        f"tasks.{task}.only.{protocol} names {stray[0]!r}, which tasks.{task}.datasets does not"
+                    )
+            if unused := sorted(set(config.datasets) - {dataset for _, dataset in config.pairs}):
+                raise ValueError(f"tasks.{task}.only leaves {unused[0]!r} without a protocol")
         return self
 
 

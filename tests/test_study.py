@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.plan import resolve
 from mlip.errors import UserError
 from mlip.methods import entries
 from mlip.study import Study, load_study, parse_study, write_study
@@ -33,6 +34,29 @@ def test_schema_names_every_key() -> None:
         [sys.executable, "-m", "mlip", "schema"], cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert set(json.loads(done.stdout)["properties"]) == set(Study.model_fields)
+
+
+def test_a_protocol_may_be_used_on_some_data_sets_only() -> None:
+    raw = load_study(ROOT / "config" / "twin.yaml").model_dump(mode="json")
+    raw["tasks"]["zero_shot"] |= {
+        "datasets": ["rsna", "siim"],
+        "protocols": ["strict", "maco-2024"],
+        "only": {"maco-2024": ["siim"]},
+    }
+    study = parse_study(raw, where="x.yaml")
+    assert study.tasks["zero_shot"].pairs == [("strict", "rsna"), ("strict", "siim"), ("maco-2024", "siim")]
+    blocks = resolve(study, look=False).blocks
+    assert [(b.protocol_name, b.dataset) for b in blocks if b.task_name == "zero_shot"] == study.tasks[
+        "zero_shot"
+    ].pairs
+    for only, said in (
+        ({"biovil": ["rsna"]}, "names 'biovil'"),
+        ({"strict": ["covidx"]}, "names 'covidx'"),
+        ({"strict": ["rsna"], "maco-2024": ["rsna"]}, "leaves 'siim' without a protocol"),
+    ):
+        raw["tasks"]["zero_shot"]["only"] = only
+        with pytest.raises(UserError, match=said):
+            parse_study(raw, where="x.yaml")
 
 
 def test_twin_root_is_derived() -> None:

@@ -52,9 +52,10 @@ def questions(plan: Plan) -> list[Question]:
     """What the maps of this study are asked for; empty without a zero-shot task or without outlines."""
     config = plan.study.tasks.get(TASK_NAME)
     found = []
-    for dataset in config.datasets if config else ():
-        block = plan.block(TASK_NAME, config.protocols[0], dataset) if config else None
-        assert block is not None
+    for protocol, dataset in config.pairs if config else ():
+        if config is None or protocol != config.protocols[0]:
+            continue
+        block = plan.block(TASK_NAME, protocol, dataset)
         reader = block.source.reader
         for label, prompts in block.protocol.prompts_for(block.source.of(block.protocol.datasets)).items():
             if label in reader.box_categories or label == reader.mask_name:

@@ -51,6 +51,7 @@ def metric_table(results: Results, blocks: Sequence[Block], index: int) -> str:
     below = [f"Test images (positives): {'; '.join(dict.fromkeys(filter(None, below)))}."] if any(below) else []
     below += unranked_text([(f"{k[2]} {fraction_name(b.task, k[4])}".strip(), columns[k]) for b, k in keys])
     below += heads_text([(f"{k[2]} {fraction_name(b.task, k[4])}".strip(), columns[k]) for b, k in keys])
+    below += unseen_text([(f"{k[2]} {fraction_name(b.task, k[4])}".strip(), columns[k]) for b, k in keys])
     below += ["\n".join(f"- [{mark}] {reason}" for reason, mark in notes.items())] if notes else []
     return "\n\n".join([text, *below])
 
@@ -80,6 +81,12 @@ def heads_text(columns: Sequence[tuple[str, Column]]) -> list[str]:
     if not said:
         return []
     return [f"Heads that ended by themselves (the others reached the protocol's maximum): {'; '.join(said)}."]
+
+
+def unseen_text(columns: Sequence[tuple[str, Column]]) -> list[str]:
+    """Columns whose label fraction is not what their trainings used: none saw all films that it had labels of."""
+    said = [f"{name} {c.seen[0]} of {c.seen[1]}" for name, c in columns if c.seen[1]]
+    return [f"Labelled films that a training saw at most, where none saw all: {'; '.join(said)}."] if said else []
 
 
 def cell_text(cell: Any, column: Column, notes: dict[str, str]) -> str:

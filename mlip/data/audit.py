@@ -91,7 +91,8 @@ def audit(study: Study) -> AuditReport:
 
     Checked: patients and films shared by training, validation and test part; label draws outside the training part or
     not nested; one-class draws; class drift; patients (same root) and films (perceptual hash, confirmed on pixels)
-    shared by a pre-training part and any test part, and by data sets configured on one root.
+    shared by a pre-training part and any test part, and by data sets configured on one root: no fault where these are two
+    divisions of one data set, each with a training part of its own, which no task mixes.
 
     Of checkpoints that others trained it is said where they may have seen test films; that is a warning.
 
@@ -108,7 +109,10 @@ def audit(study: Study) -> AuditReport:
         _drift(item, report)
     for first, second in combinations(data.values(), 2):
         if study.datasets[first.name].root.resolve() == study.datasets[second.name].root.resolve():
-            _one_root(first, second, report)
+            divisions = {study.datasets[d.name].split for d in (first, second)}
+            own = all((d.splits.part == "train").any() for d in (first, second))
+            apart = len(divisions) > 1 and own and not {first.name, second.name} & set(study.pretrain.datasets)
+            _one_root(first, second, report, "warning" if apart else "fault")
     for source in study.pretrain.datasets:
         for item in data.values():
             if item.name != source:
@@ -274,19 +278,20 @@ def _drift(item: _Data, report: AuditReport) -> None:
                 report.add("warning", "class drift", item.name, text)
 
 
-def _one_root(a: _Data, b: _Data, report: AuditReport) -> None:
+def _one_root(a: _Data, b: _Data, report: AuditReport, level: Level) -> None:
     """Two data sets configured on one folder: identifiers are comparable."""
+    divisions = " (two divisions of one data set: a task trains and tests within one)" if level == "warning" else ""
     for one, other in ((a, b), (b, a)):
         shared = sorted(one.patients("train") & other.patients("test"))
         pair = f"{one.name} / {other.name}"
         if shared:
-            text = f"{len(shared)} patients train in {one.name} and test in {other.name}, e.g. {shared[0]}"
+            text = f"{len(shared)} patients train in {one.name} and test in {other.name}, e.g. {shared[0]}{divisions}"
             named = [
                 f"patient {i}: {one.name} {_rows_of(one, 'patients', i, 'train')}, "
                 f"{other.name} {_rows_of(other, 'patients', i, 'test')}"
                 for i in shared[:SHOWN]
             ]
-            report.add("fault", "patients", pair, text, named)
+            report.add(level, "patients", pair, text, named)
         else:
             report.add("checked", "patients", pair, f"none trains in {one.name} and tests in {other.name}")
 

@@ -83,7 +83,10 @@ def build_splits(name: str, study: Study, draws: int = 1, fingerprint: str = "")
         if len(train):
             rows = table.row.to_numpy()[train]
             if rule in lineages.LINEAGES:
-                levels[train] = lineages.sample_levels(len(train), draw)
+                levels[train], more = with_both_classes(
+                    lineages.sample_levels(len(train), draw), _positives(store, rows)
+                )
+                notes += [f"draw {draw}: {note}" for note in more]
             else:
                 levels[train], more = nested_levels(
                     _positives(store, rows),
@@ -150,6 +153,28 @@ def nested_levels(positive: np.ndarray, patients: np.ndarray, rng: np.random.Gen
     of_patient = np.empty(len(sizes), np.int64)
     of_patient[ordered] = levels
     return of_patient[index], notes
+
+
+def with_both_classes(levels: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """A lineage's random levels [n] with both classes of every label at 1 %, and notes of what was moved there.
+
+    On the lineages' own data every draw has both by chance and nothing moves; on a small data set the first rows of the order
+    that lack are moved to 1 %, for labels with at least ``ENOUGH`` positive and negative rows.
+
+    Parameters
+    ----------
+    positive : bool [n, labels] of the training rows.
+    """
+    levels, moved = levels.copy(), 0
+    for column in positive.T:
+        if min(column.sum(), (~column).sum()) < ENOUGH:
+            continue
+        for kind in (column, ~column):
+            if not (levels[kind] == 1).any():
+                candidates = np.flatnonzero(kind)
+                levels[candidates[np.argmin(levels[candidates])]] = 1
+                moved += 1
+    return levels, [f"{moved} rows were moved to 1 % so that each label has both classes there"] if moved else []
 
 
 def _percentages(sizes: np.ndarray, total: int) -> np.ndarray:

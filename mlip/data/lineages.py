@@ -33,12 +33,14 @@ LINEAGES = {
 # Known departures from good practice: data set's reader -> what the division does. `shared` faults are expected then.
 QUIRKS: dict[str, dict[str, str]] = {
     "mgca-2022": {
-        "all": "labels are drawn at random, not by class: a draw at 1 % can hold one class",
+        "all": "labels are drawn at random, not by class (where a draw at 1 % of a small data set holds one class, a row is moved there)",
         "chexpert": "shared: validation rows are dropped from training by label after rows were removed, so some stay in both",
         "siim": "shared: rows of the csv are divided, so an image with several masks can be in several parts",
         "object_cxr": "training is divided 90/10, the sizes printed by others are 80/20",
     },
-    "g2d-2024": {"all": "labels are drawn at random, not by class: a draw at 1 % can hold one class"},
+    "g2d-2024": {
+        "all": "labels are drawn at random, not by class (where a draw at 1 % of a small data set holds one class, a row is moved there)"
+    },
     "maco-2024": {
         "all": "the members of the published lists are not part of this project: the sizes are theirs, the draw is ours; "
         "use lists:<folder> for the members themselves",

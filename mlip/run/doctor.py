@@ -167,17 +167,16 @@ def _tables(study: Study, health: dict[str, DatasetHealth]) -> tuple[list[Reach]
         silent = [n for n in study.pretrain.datasets if health[n].state == "ready" and not health[n].trainable]
         unready |= dict.fromkeys(silent, "has no reports")
     for task in study.tasks:
-        for protocol in study.tasks[task].protocols:
-            for name in study.tasks[task].datasets:
-                at = reach.setdefault((task, name), Reach(task, name))
-                try:
-                    check_block(study, task, protocol, name)
-                except UserError as error:
-                    at.obstacle = at.obstacle or str(error)
-                if not at.obstacle and not health[name].usable:
-                    at.obstacle = f"data {health[name].state}"
-                if not at.obstacle and unready:
-                    at.obstacle = f"nothing to pre-train on: {', '.join(f'{n} {why}' for n, why in unready.items())}"
+        for protocol, name in study.tasks[task].pairs:
+            at = reach.setdefault((task, name), Reach(task, name))
+            try:
+                check_block(study, task, protocol, name)
+            except UserError as error:
+                at.obstacle = at.obstacle or str(error)
+            if not at.obstacle and not health[name].usable:
+                at.obstacle = f"data {health[name].state}"
+            if not at.obstacle and unready:
+                at.obstacle = f"nothing to pre-train on: {', '.join(f'{n} {why}' for n, why in unready.items())}"
     if not any(at.obstacle for at in reach.values()):
         try:
             resolve(study, look=False)

@@ -139,6 +139,18 @@ def test_two_data_sets_on_one_root(tmp_path: Path) -> None:
     assert not faults(audit(built(clean)))
 
 
+def test_two_divisions_of_one_data_set_are_no_leak_unless_one_is_pretrained_on(tmp_path: Path) -> None:
+    WRITERS["rsna"](tmp_path / "rsna", images=60)
+    second = {"reader": "rsna", "root": str(tmp_path / "rsna"), "split": "mgca-2022"}
+    datasets = {"rsna": {}, "rsna_mgca": second}
+    tasks = {"linear_probe": {"datasets": list(datasets), "draws": 1, "fractions": [100]}}
+    report = audit(built(study_of(tmp_path, datasets, tasks=tasks, pretrain={"datasets": []})))
+    assert any("two divisions of one data set" in f.text for f in report.findings if f.level == "warning")
+    seen = study_of(tmp_path, datasets, tasks=tasks, pretrain={"datasets": ["rsna"], "seeds": [0]})
+    with pytest.raises(UserError, match=r"rsna / rsna_mgca: \d+ patients train in rsna and test in rsna_mgca"):
+        audit(built(seen))
+
+
 def test_a_known_quirk_of_a_lineage_is_a_warning(tmp_path: Path) -> None:
     WRITERS["siim"](tmp_path / "siim", images=60)
     study = built(study_of(tmp_path, {"siim": {"split": "mgca-2022"}}))

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlip.data.build import build_store
-from mlip.data.division import build_splits, nested_levels, stratified_order
+from mlip.data.division import build_splits, nested_levels, stratified_order, with_both_classes
+from mlip.data.lineages import sample_levels
 from mlip.data.splits import part_rows, read_splits, train_rows
 from mlip.data.store import open_store
 from mlip.errors import UserError
@@ -99,9 +100,25 @@ def test_mgca_lineage_is_the_published_call(tmp_path: Path) -> None:
     for part, expected in (("train", train), ("val", val), ("test", test)):
         np.testing.assert_array_equal(part_rows(splits, part), np.sort(expected.i))
     frame = splits[splits.part == "train"].reset_index(drop=True)
-    for percent in (10, 50):
-        expected = frame.sample(frac=percent / 100, random_state=42)["row"]
-        np.testing.assert_array_equal(train_rows(splits, percent, 0), np.sort(expected))
+    expected = frame.sample(frac=0.5, random_state=42)["row"]
+    np.testing.assert_array_equal(train_rows(splits, 50, 0), np.sort(expected))
+    many = pd.DataFrame({"row": range(16010)})
+    for percent in (1, 10):
+        expected = many.sample(frac=percent / 100, random_state=43)["row"]
+        np.testing.assert_array_equal(np.flatnonzero(sample_levels(16010, 1) <= percent), np.sort(expected))
+
+
+def test_a_lineages_draw_of_a_small_data_set_has_both_classes(tmp_path: Path) -> None:
+    _, splits = divided(tmp_path, "rsna", "mgca-2022", {"images": 50})
+    store = open_store(StudyPaths(study_of(tmp_path, {"rsna": {}})).data("rsna"))
+    positive = store.label("Pneumonia")[train_rows(splits, 1, 0)] == 1
+    assert positive.any() and not positive.all() and len(positive) == 2, "thirty films have none at 1 %"
+    rng = np.random.default_rng(0)
+    large = sample_levels(16010, 0)
+    same, notes = with_both_classes(large, rng.random((16010, 1)) < 0.22)
+    assert np.array_equal(same, large) and not notes, "the published sizes stay as they were published"
+    small, notes = with_both_classes(sample_levels(40, 0), np.arange(40)[:, None] < 4)
+    assert np.array_equal(small, sample_levels(40, 0)) and not notes, "a label this rare is left alone"
 
 
 def test_mgca_quirks_put_images_in_two_parts(tmp_path: Path) -> None:

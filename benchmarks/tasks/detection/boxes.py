@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.tasks.shared.augment import Augmentation, augment_with_boxes
 from mlip.errors import UserError
 
 
@@ -27,6 +28,19 @@ class ImageBoxes:
     def corners(self) -> np.ndarray:
         """[n, 4] x0, y0, x1, y1."""
         return np.concatenate([self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]], axis=1)
+
+
+def move(
+    films: np.ndarray, truth: Sequence[ImageBoxes], augmentation: Augmentation | None
+) -> tuple[np.ndarray, list[ImageBoxes]]:
+    """Training films uint8 [B, S, S] with their true boxes (:func:`augment_with_boxes`)."""
+    if augmentation is None:
+        return films, list(truth)
+    films, moved = augment_with_boxes(films, [t.corners for t in truth], augmentation)
+    return films, [
+        ImageBoxes(np.concatenate([c[:, :2], c[:, 2:] - c[:, :2]], axis=1), t.categories[left])
+        for t, (c, left) in zip(truth, moved, strict=True)
+    ]
 
 
 def read_truth(records: pd.DataFrame, categories: Sequence[str]) -> list[ImageBoxes]:

@@ -30,6 +30,17 @@ from detectron2.structures import Boxes, Instances  # noqa: E402
 from fvcore.nn import sigmoid_focal_loss  # noqa: E402
 
 
+class Resumable(RetinaNet):
+    """Keeps the moving average that its loss is divided by among its weights, so that a training can go on after a kill."""
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(getattr(self, "loss_normalizer", float("nan")), dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if not state.isnan():
+            self.loss_normalizer = state.item()
+
+
 def build_retinanet(maps: MethodMaps, protocol: DetectionProtocol, categories: int) -> RetinaNet:
     """A freshly initialised RetinaNet; only pyramid and head have gradients."""
     pyramid = build_pyramid(maps, protocol)
@@ -43,7 +54,7 @@ def build_retinanet(maps: MethodMaps, protocol: DetectionProtocol, categories: i
         conv_dims=[protocol.channels] * protocol.head_convs,
         norm=normalisation(protocol.norm),
     )
-    return RetinaNet(
+    return Resumable(
         backbone=pyramid,
         head=head,
         head_in_features=names,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -22,18 +23,19 @@ if TYPE_CHECKING:
     from benchmarks.tasks.detection.boxes import ImageBoxes
     from benchmarks.tasks.detection.model import AnchorTargets, Detector
     from benchmarks.tasks.shared.dense.data import KnownRows
-    from benchmarks.tasks.shared.dense.features import FrozenFeatures
-    from benchmarks.tasks.shared.dense.training import Fitted
+    from benchmarks.tasks.shared.dense.features import FrozenFeatures, TrainedFeatures
+    from benchmarks.tasks.shared.state import State
+    from benchmarks.tasks.shared.training import Fitted
 
 TEST_BATCH = 32
 
 
 class DetectionTask(Task):
-    """RetinaNet on the frozen encoder, for each label fraction and draw.
+    """RetinaNet on the encoder, frozen or trained with it, for each label fraction and draw.
 
     Rows: one per test image, box category, fraction and draw, with the columns ``image_id, patient_id, fraction, draw,
-    label, n_truth, scores, matched, iterations, stopped`` (see :func:`benchmarks.tasks.detection.matching.outcomes` and
-    :class:`benchmarks.tasks.shared.dense.training.Fitted`). Beside the table lies
+    label, n_truth, scores, matched, iterations, stopped, seen, labelled`` (see :func:`benchmarks.tasks.detection.matching.outcomes` and
+    :class:`benchmarks.tasks.shared.training.Fitted`). Beside the table lies
     ``<stem>.f<fraction>.d<draw>.json`` with the found boxes in the COCO results format.
     """
 
@@ -43,25 +45,32 @@ class DetectionTask(Task):
     controls = ("prior-box",)
     label_draws = True
     needs_maps = True
+    added = ("layer_decay", "augmentation")
     scored_later = ("skip_undetected", "skip_negative")
     Protocol = DetectionProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
-        from benchmarks.tasks.shared.dense.features import FrozenFeatures
-        from benchmarks.tasks.shared.dense.training import deterministic
+        from benchmarks.tasks.shared.dense.features import FrozenFeatures, TrainedFeatures
+        from benchmarks.tasks.shared.state import Kept
+        from benchmarks.tasks.shared.training import deterministic
 
-        data = _Data(job)
-        features = FrozenFeatures.of(job, data.store.images, np.flatnonzero(data.rows.known), job.protocol.levels)
+        data, kept, levels = _Data(job), Kept(job), job.protocol.levels
+        features: FrozenFeatures | TrainedFeatures = (
+            FrozenFeatures.of(job, data.store.images, np.flatnonzero(data.rows.known), levels)
+            if job.protocol.frozen
+            else TrainedFeatures.of(job, data.store.images, levels)
+        )
+
+        def train(fraction: int, draw: int, state: State | None) -> pd.DataFrame:
+            return data.outcomes(*_train_and_detect(job, data, features, fraction, draw, state), fraction, draw)
+
         with deterministic(job.device):
-            parts = [
-                data.outcomes(*_train_and_detect(job, data, features, fraction, draw), fraction, draw)
-                for fraction, draw in self.plan(job.protocol, job.task)
-            ]
+            parts = [kept.rows(f, d, partial(train, f, d)) for f, d in self.plan(job.protocol, job.task)]
         return pd.concat(parts, ignore_index=True)
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:
         from benchmarks.tasks.detection.prior import prior_boxes
-        from benchmarks.tasks.shared.dense.training import NOT_TRAINED
+        from benchmarks.tasks.shared.training import NOT_TRAINED
 
         data = _Data(job)
         parts = []
@@ -71,6 +80,9 @@ class DetectionTask(Task):
             prior = prior_boxes(train, len(data.categories), job.protocol.prior_boxes, seed)
             parts.append(data.outcomes([prior] * len(data.test), NOT_TRAINED, fraction, draw))
         return pd.concat(parts, ignore_index=True)
+
+    def most_seen(self, protocol: DetectionProtocol, source: Source, fraction: int, films: int) -> int:
+        return protocol.most_seen(fraction, films)
 
     def with_target(self, protocol: DetectionProtocol, source: Source, target: dict[str, Any]) -> Any:
         return with_balance(protocol, source.kind, target)
@@ -157,11 +169,13 @@ class _Data:
 
 
 def _train_and_detect(
-    job: EvalJob, data: _Data, features: FrozenFeatures, fraction: int, draw: int
+    job: EvalJob, data: _Data, features: FrozenFeatures | TrainedFeatures, fraction: int, draw: int, state: State | None
 ) -> tuple[list[ImageBoxes], Fitted]:
-    from benchmarks.tasks.detection.model import Detector, build_retinanet
+    from benchmarks.tasks.detection.boxes import move
+    from benchmarks.tasks.detection.model import AnchorTargets, Detector, build_retinanet
+    from benchmarks.tasks.shared.dense.features import TrainedFeatures
     from benchmarks.tasks.shared.dense.protocol import at_fraction
-    from benchmarks.tasks.shared.dense.training import draw_batches, fit, report
+    from benchmarks.tasks.shared.training import draw_batches, fit, report
 
     protocol: DetectionProtocol = job.protocol
     train = data.rows.train(fraction, draw)
@@ -181,26 +195,32 @@ def _train_and_detect(
     few = data.rows.validation(lambda rows: data.positive[rows], protocol.validation_images)
 
     def loss_of(rows: np.ndarray) -> torch.Tensor:
-        return detector.loss(features.batch(rows), data.targets(detector, rows))
+        if not isinstance(features, TrainedFeatures):
+            return detector.loss(features.batch(rows), data.targets(detector, rows))
+        films, boxes = move(features.films(rows), [data.truth[row] for row in rows], protocol.augmentation)
+        return detector.loss(features.of_films(films), AnchorTargets.join([detector.match(b) for b in boxes]))
 
     def validate() -> float:
         return data.score(_detect(detector, features, few), few)
 
+    whole, groups = features.begin(net, protocol)
     fitted = fit(
-        net,
+        whole,
         loss_of,
         batches,
-        protocol,
-        fraction,
-        protocol.spacing(fraction, len(train)),
+        protocol.recipe(fraction, len(train)),
+        len(train),
         validate if protocol.selection == "best_val" else None,
         features.prepare,
+        groups=groups,
+        seeds=() if protocol.frozen else (*names, "step"),
+        state=None if protocol.frozen else state,
     )
     report(job, fraction, draw, fitted)
     return _detect(detector, features, data.test), fitted
 
 
-def _detect(detector: Detector, features: FrozenFeatures, rows: np.ndarray) -> list[ImageBoxes]:
+def _detect(detector: Detector, features: FrozenFeatures | TrainedFeatures, rows: np.ndarray) -> list[ImageBoxes]:
     features.prepare(rows)
     found: list[ImageBoxes] = []
     for start in range(0, len(rows), TEST_BATCH):

@@ -1,4 +1,4 @@
-"""Decoders on a frozen encoder's maps: SMP's U-Net decoder for a CNN, SETR's progressive upsampling for a ViT."""
+"""Decoders on an encoder's maps: SMP's U-Net decoder for a CNN, SETR's progressive upsampling for a ViT; or SMP's UPerNet."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.base.modules import Conv2dReLU
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,8 +30,14 @@ class Segmenter(nn.Module):
     def __init__(self, maps: MethodMaps, protocol: SegmentationProtocol, image_size: int) -> None:
         super().__init__()
         self.image_size = image_size
-        if maps.kind == "pyramid":
-            self.decoder: nn.Module = UnetOnMaps(maps.channels, protocol.unet_channels, protocol.unet_lateral)
+        self.auxiliary: nn.Module | None = None
+        if protocol.upernet is not None:
+            width = protocol.upernet
+            self.decoder: nn.Module = UpernetOnMaps(maps.channels, width, maps.kind == "pyramid")
+            if protocol.auxiliary:
+                self.auxiliary = _small_head(maps.channels[2 if len(maps.channels) > 1 else 0])
+        elif maps.kind == "pyramid":
+            self.decoder = UnetOnMaps(maps.channels, protocol.unet_channels, protocol.unet_lateral)
             width = protocol.unet_channels[-1]
         else:
             widths = protocol.pup_channels
@@ -47,7 +54,15 @@ class Segmenter(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Maps [B, C, h, w], finest first -> logits [B, 1, S, S]."""
-        logits = self.head(self.decoder(maps))
+        return self._at_full_size(self.head(self.decoder(maps)))
+
+    def aside(self, maps: list[Tensor]) -> Tensor | None:
+        """Logits [B, 1, S, S] of the auxiliary head on the third map, which only adds to the loss; None without one."""
+        if self.auxiliary is None:
+            return None
+        return self._at_full_size(self.auxiliary(maps[2 if len(maps) > 1 else 0]))
+
+    def _at_full_size(self, logits: Tensor) -> Tensor:
         return functional.interpolate(logits, size=self.image_size, mode="bilinear", align_corners=False)
 
 
@@ -77,6 +92,49 @@ class UnetOnMaps(nn.Module):
             maps = [lateral(m) for lateral, m in zip(self.laterals, maps, strict=True)]
         # Of the dropped entry only the size is used: it tells a fourth block where to upsample to.
         return self.unet([maps[0].new_empty(b, 0, 2 * h, 2 * w), *maps])
+
+
+class UpernetOnMaps(nn.Module):
+    """SMP's UPerNet (Xiao et al., ECCV 2018) over the strides 4, 8, 16 and 32.
+
+    The patch grids of a plain ViT are brought to these strides first, by mmseg's Feature2Pyramid: two transposed
+    convolutions, one, nothing, max pooling. A ViT that gives one grid has it four times.
+
+    Parameters
+    ----------
+    pyramid : whether the maps have the four strides already.
+    """
+
+    def __init__(self, channels: list[int], width: int, pyramid: bool) -> None:
+        super().__init__()
+        channels = channels if len(channels) > 1 else channels * 4
+        self.rescale: nn.ModuleList | None = None
+        if not pyramid:
+            c4, c8 = channels[:2]
+            finest = [_doubled(c4), nn.BatchNorm2d(c4), nn.GELU(), _doubled(c4)]
+            coarsest = nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True)
+            self.rescale = nn.ModuleList([nn.Sequential(*finest), _doubled(c8), nn.Identity(), coarsest])
+        # SMP drops the first two entries, the image and the stem.
+        self.upernet = UPerNetDecoder((3, 0, *channels), encoder_depth=5, decoder_channels=width)
+        self.dropout = nn.Dropout2d(0.1)  # mmseg's, before the last convolution
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        maps = maps if len(maps) > 1 else maps * 4
+        if self.rescale is not None:
+            maps = [rescale(m) for rescale, m in zip(self.rescale, maps, strict=True)]
+        out: Tensor = self.dropout(self.upernet([maps[0], maps[0], *maps]))
+        return out
+
+
+def _doubled(channels: int) -> nn.Module:
+    return nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
+
+
+def _small_head(channels: int, width: int = 256) -> nn.Module:
+    """mmseg's FCNHead of one convolution, 256 wide in the lineage's configuration."""
+    return nn.Sequential(
+        Conv2dReLU(channels, width, kernel_size=3, padding=1), nn.Dropout2d(0.1), nn.Conv2d(width, 1, kernel_size=1)
+    )
 
 
 class ProgressiveUpsampling(nn.Sequential):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -17,20 +18,21 @@ from mlip.study import Study
 if TYPE_CHECKING:
     import torch
 
-    from benchmarks.tasks.shared.dense.features import FrozenFeatures
-    from benchmarks.tasks.shared.dense.training import Fitted
+    from benchmarks.tasks.shared.dense.features import FrozenFeatures, TrainedFeatures
+    from benchmarks.tasks.shared.state import State
+    from benchmarks.tasks.shared.training import Fitted
 
 TEST_BATCH = 32
 DRAWN = 8
 
 
 class SegmentationTask(Task):
-    """A decoder on the frozen encoder, for each label fraction and draw. A few predicted masks lie beside the rows.
+    """A decoder on the encoder, frozen or trained with it, for each label fraction and draw. A few predicted masks lie beside the rows.
 
     Rows: one per test image with a known mask, fraction and draw, with the columns ``image_id, patient_id, fraction,
-    draw, tp, predicted, truth, on_true, on_other, iterations, stopped``: pixels at the stored resolution that are predicted
+    draw, tp, predicted, truth, on_true, on_other, iterations, stopped, seen, labelled``: pixels at the stored resolution that are predicted
     and true, predicted, true; the histograms of the predicted logit over true and over other pixels
-    (:func:`pixel_histograms`); how the training went (:class:`benchmarks.tasks.shared.dense.training.Fitted`).
+    (:func:`pixel_histograms`); how the training went (:class:`benchmarks.tasks.shared.training.Fitted`).
     """
 
     name = "segmentation"
@@ -39,20 +41,27 @@ class SegmentationTask(Task):
     controls = ("empty-mask", "mean-mask")
     label_draws = True
     needs_maps = True
+    added = ("layer_decay", "augmentation", "upernet", "taps", "auxiliary")
     scored_later = ("leaderboard",)
     Protocol = SegmentationProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
-        from benchmarks.tasks.shared.dense.features import FrozenFeatures
-        from benchmarks.tasks.shared.dense.training import deterministic
+        from benchmarks.tasks.shared.dense.features import FrozenFeatures, TrainedFeatures
+        from benchmarks.tasks.shared.state import Kept
+        from benchmarks.tasks.shared.training import deterministic
 
-        data = _Data(job)
-        features = FrozenFeatures.of(job, data.store.images, np.flatnonzero(data.rows.known))
+        data, kept = _Data(job), Kept(job)
+        features: FrozenFeatures | TrainedFeatures = (
+            FrozenFeatures.of(job, data.store.images, np.flatnonzero(data.rows.known), taps=job.protocol.taps)
+            if job.protocol.frozen
+            else TrainedFeatures.of(job, data.store.images, taps=job.protocol.taps)
+        )
+
+        def train(fraction: int, draw: int, state: State | None) -> pd.DataFrame:
+            return data.table(*_train_and_count(job, data, features, fraction, draw, state), fraction, draw)
+
         with deterministic(job.device):
-            parts = [
-                data.table(*_train_and_count(job, data, features, fraction, draw), fraction, draw)
-                for fraction, draw in self.plan(job.protocol, job.task)
-            ]
+            parts = [kept.rows(f, d, partial(train, f, d)) for f, d in self.plan(job.protocol, job.task)]
         return pd.concat(parts, ignore_index=True)
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:
@@ -60,7 +69,7 @@ class SegmentationTask(Task):
 
         from benchmarks.tasks.segmentation.model import pixel_histograms
         from benchmarks.tasks.segmentation.prior import mean_mask
-        from benchmarks.tasks.shared.dense.training import NOT_TRAINED
+        from benchmarks.tasks.shared.training import NOT_TRAINED
 
         data = _Data(job)
         truth = np.concatenate([data.masks(chunk) for chunk in _chunks(data.test)]) > 0
@@ -76,6 +85,9 @@ class SegmentationTask(Task):
             histograms = pixel_histograms(logits, torch.from_numpy(truth)).numpy()
             parts.append(data.table(np.stack(counts, axis=1), histograms, NOT_TRAINED, fraction, draw))
         return pd.concat(parts, ignore_index=True)
+
+    def most_seen(self, protocol: SegmentationProtocol, source: Source, fraction: int, films: int) -> int:
+        return protocol.most_seen(fraction, films)
 
     def with_target(self, protocol: SegmentationProtocol, source: Source, target: dict[str, Any]) -> Any:
         return with_balance(protocol, source.kind, target)
@@ -141,11 +153,12 @@ class _Data:
 
 
 def _train_and_count(
-    job: EvalJob, data: _Data, features: FrozenFeatures, fraction: int, draw: int
+    job: EvalJob, data: _Data, features: FrozenFeatures | TrainedFeatures, fraction: int, draw: int, state: State | None
 ) -> tuple[np.ndarray, np.ndarray, Fitted]:
     """Counts [n, 3] and histograms [n, 2, bins] of the test images, and how the training went."""
     import torch
 
+    from benchmarks.scores.dice import dice_from_counts
     from benchmarks.scores.pixels import pixel_average_precision
     from benchmarks.tasks.segmentation.losses import FocalDice
     from benchmarks.tasks.segmentation.masks import write_masks
@@ -157,8 +170,10 @@ def _train_and_count(
         masks_above,
         pixel_histograms,
     )
+    from benchmarks.tasks.shared.augment import augment_with_masks
+    from benchmarks.tasks.shared.dense.features import TrainedFeatures
     from benchmarks.tasks.shared.dense.protocol import at_fraction
-    from benchmarks.tasks.shared.dense.training import draw_batches, fit, report
+    from benchmarks.tasks.shared.training import draw_batches, fit, report
 
     protocol: SegmentationProtocol = job.protocol
     train = data.rows.train(fraction, draw)
@@ -180,8 +195,19 @@ def _train_and_count(
     def truth(rows: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(data.masks(rows)).to(job.device)
 
-    def loss_of(rows: np.ndarray) -> torch.Tensor:
+    def held_out(rows: np.ndarray) -> torch.Tensor:
         return criterion(model(features.batch(rows)), truth(rows)[:, None].float())
+
+    def loss_of(rows: np.ndarray) -> torch.Tensor:
+        if not isinstance(features, TrainedFeatures):
+            return training_loss(features.batch(rows), truth(rows)[:, None].float())
+        films, masks = augment_with_masks(features.films(rows), data.masks(rows), protocol.augmentation)
+        return training_loss(features.of_films(films), torch.from_numpy(masks).to(job.device)[:, None].float())
+
+    def training_loss(maps: list[torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = criterion(model(maps), masks)
+        aside = model.aside(maps)
+        return loss if aside is None else loss + protocol.auxiliary * criterion(aside, masks)
 
     @torch.no_grad()
     def histograms(rows: np.ndarray) -> np.ndarray:
@@ -195,12 +221,24 @@ def _train_and_count(
             found = histograms(few)
             pooled = found[found[:, 0].sum(axis=1) > 0].sum(axis=0)
             return float(np.nan_to_num(pixel_average_precision(pooled[0], pooled[1])))
-        losses = [(len(chunk), loss_of(chunk).item()) for chunk in _chunks(few)]
+        if protocol.reading == "dice":
+            return float(dice_from_counts(*counts_above(histograms(few), bins_above(0.5)).T).mean())
+        losses = [(len(chunk), held_out(chunk).item()) for chunk in _chunks(few)]
         return -float(np.average([loss for _, loss in losses], weights=[count for count, _ in losses]))
 
-    spacing = protocol.spacing(fraction, len(train))
-    validated = validate if protocol.selection == "best_val" else None
-    fitted = fit(model, loss_of, batches, protocol, fraction, spacing, validated, features.prepare)
+    whole, groups = features.begin(model, protocol)
+    fitted = fit(
+        whole,
+        loss_of,
+        batches,
+        protocol.recipe(fraction, len(train)),
+        len(train),
+        validate if protocol.selection == "best_val" else None,
+        features.prepare,
+        groups=groups,
+        seeds=() if protocol.frozen else (*names, "step"),
+        state=None if protocol.frozen else state,
+    )
     report(job, fraction, draw, fitted)
 
     bins = best_bins(histograms(few)) if protocol.threshold == "validation" else bins_above(protocol.threshold)

@@ -54,6 +54,11 @@ class Source:
         return table[key]
 
 
+def entry_at(table: Mapping[int, Value], fraction: int) -> Value:
+    """Of a protocol's table by label fraction (percent): the entry of the smallest key that is not below ``fraction``."""
+    return table[min(k for k in table if k >= fraction)]
+
+
 class Protocol(BaseModel):
     """Everything that moves a task's numbers; tasks subclass it. Unknown keys are errors."""
 
@@ -79,11 +84,18 @@ class EvalJob:
     entry: Entry | None  # None for a control
     device: torch.device
     output: Path  # the predictions parquet
+    made_by: str = ""  # the fingerprint of the predictions, "" where nothing is kept that could be told by it
 
     @property
     def dataset(self) -> str:
         """The study's name of the data set, which names its files and its random draws."""
         return self.source.name
+
+    @property
+    def state(self) -> Path:
+        """Folder of what a long evaluation keeps until its predictions are written (benchmarks/tasks/shared/state.py)."""
+        task, *_ = self.output.parts[-5:]
+        return self.paths.evaluation_state(task, self.protocol_name, self.dataset, self.method, self.seed)
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,9 @@ class Task(ABC):
     fraction_unit: ClassVar[str] = "%"  # "%", "shots" or "" (one cell without training)
     needs_maps: ClassVar[bool] = False  # builds on the feature maps of the method's image network
     label_draws: ClassVar[bool] = False  # trains on the splits' draws of label fractions
+    length_keys: ClassVar[str] = "iterations"  # protocol keys that say how long a training is, for messages
     scored_later: ClassVar[tuple[str, ...]] = ()  # protocol keys that only say how predictions are scored
+    added: ClassVar[tuple[str, ...]] = ()  # protocol keys that came later: at their defaults they are as if not there
     Protocol: ClassVar[type[Protocol]]
 
     @abstractmethod
@@ -145,6 +159,10 @@ class Task(ABC):
             for d in range(1 if f == 100 and self.fraction_unit == "%" else config.draws)
         ]
 
+    def most_seen(self, protocol: Any, source: Source, fraction: int, films: int) -> int:
+        """How many different films the longest training at a fraction can see, of those that it has labels of."""
+        return films
+
     def with_target(self, protocol: Any, source: Source, target: dict[str, Any]) -> Any:
         """The protocol with what the study says of a data set (``tasks.<task>.targets``) in the place of its own entry.
 
@@ -156,7 +174,9 @@ class Task(ABC):
 
     def settings(self, protocol: Any, source: Source) -> dict[str, Any]:
         """What of a protocol moves the predictions on one data set."""
-        values = protocol.model_dump(mode="json", exclude={"title", "lineage", "quirks", *self.scored_later})
+        fields = type(protocol).model_fields
+        absent = {key for key in self.added if getattr(protocol, key) == fields[key].default}
+        values = protocol.model_dump(mode="json", exclude={"title", "lineage", "quirks", *self.scored_later, *absent})
         if isinstance(table := values.get("datasets"), dict):
             values["datasets"] = source.of(table)
         elif table is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ def run(plan: Plan, task: str, protocol: str, dataset: str, row: str, seed: int,
     control = row in block.task.controls
     output = plan.paths.predictions(task, protocol, dataset, row, seed)
     output.parent.mkdir(parents=True, exist_ok=True)
+    made_by = plan.evaluation(task, protocol, dataset, row, seed).key
     job = EvalJob(
         study=plan.study,
         paths=plan.paths,
@@ -33,10 +35,12 @@ def run(plan: Plan, task: str, protocol: str, dataset: str, row: str, seed: int,
         entry=None if control else plan.row(row),
         device=best_device("cpu" if control else plan.study.device),
         output=output,
+        made_by=made_by,
     )
     started, used = time.monotonic(), time.process_time()
     frame = block.task.run_control(job) if control else block.task.run(job)
     cost = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - used}
     meta = {"task": task, "protocol": protocol, "dataset": dataset, "method": row, "seed": seed, **made_from}
-    meta["fingerprint"] = plan.evaluation(task, protocol, dataset, row, seed).key
+    meta["fingerprint"] = made_by
     write_predictions(frame, output, {**meta, **{name: round(value, 2) for name, value in cost.items()}})
+    shutil.rmtree(job.state, ignore_errors=True)

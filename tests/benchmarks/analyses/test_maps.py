@@ -24,7 +24,10 @@ from tests.ours import our_methods
 def test_questions_are_those_whose_films_outline_the_finding() -> None:
     study = load_study(ROOT / "config" / "paper.yaml")
     plan = resolve(study, look=False)
-    assert [(q.dataset, q.label) for q in questions(plan)] == [("rsna", "Pneumonia"), ("siim", "Pneumothorax")]
+    assert [(q.dataset, q.label) for q in questions(plan)] == [
+        ("rsna_maco", "Pneumonia"),
+        ("siim_maco", "Pneumothorax"),
+    ]
     assert maps.mapped_rows(resolve(study.model_copy(update={"analyses": []}), look=False)) == []
     assert "random" not in maps.mapped_rows(plan) and "mgca-vit" in maps.mapped_rows(plan)
 

@@ -1,15 +1,18 @@
-"""Feature maps of a frozen method, computed once per image and shared by all label fractions and draws of a job."""
+"""Feature maps of a method: frozen, computed once per image and shared by all label fractions and draws of a job; or
+trained, computed in every batch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmarks.tasks.shared.dense.protocol import DenseProtocol
 from benchmarks.tasks.shared.task import EvalJob
+from benchmarks.tasks.shared.training import parameter_groups
 from mlip.contract import Method
 from mlip.data.pixels import load, to_tensor
 from mlip.encoders.check import require_stages
@@ -22,7 +25,7 @@ CACHE_BYTES = 4 * 2**30  # beyond this the maps are computed anew in every batch
 
 
 class MethodMaps:
-    """A frozen method's feature maps for dense tasks (:meth:`mlip.contract.Method.feature_maps`), finest first.
+    """A method's feature maps for dense tasks (:meth:`mlip.contract.Method.feature_maps`), finest first.
 
     A ``pyramid`` is the last ``levels`` of four maps of strides 4, 8, 16, 32; a ``grid`` is one map, a patch grid. It is
     no module, so that heads built on it neither train nor save the method.
@@ -33,6 +36,8 @@ class MethodMaps:
     image_size : side of the images in pixels. A ViT of the study sees them at its own input size.
     where : the method's folder, for errors.
     levels : how many maps of a pyramid are used.
+    frozen : false: the network that makes the maps has gradients, and is trained as ``network``.
+    taps : of a plain ViT the patch grids after these blocks, as of twelve, in place of the one after the last.
 
     Raises
     ------
@@ -40,28 +45,73 @@ class MethodMaps:
         maps are neither a pyramid nor a grid of the images.
     """
 
-    def __init__(self, method: Method, image_size: int, where: str | Path, levels: int = 4) -> None:
+    def __init__(
+        self,
+        method: Method,
+        image_size: int,
+        where: str | Path,
+        levels: int = 4,
+        frozen: bool = True,
+        taps: list[int] | None = None,
+    ) -> None:
         self.method, self.where, self.levels = method.eval().requires_grad_(False), where, levels
+        self.network: nn.Module | None = None
+        self._taps: list[int] | None = None
         self._own = type(method).feature_maps is not Method.feature_maps
         self.side = image_size if self._own else method.image_encoder.map_side(image_size)
         draw = torch.Generator().manual_seed(0)
         images = torch.randn(2, 3, image_size, image_size, generator=draw).to(method.device)
         if not self._own:
             self._demand_encoder(images)
-        maps = self._all(images)
+        with torch.no_grad():
+            maps = self._all(images)
         self.kind: Literal["pyramid", "grid"] = "grid" if len(maps) == 1 else "pyramid"
         self._demand_shapes(maps)
+        if taps is not None and self.kind == "grid":
+            self._taps = self._blocks(taps)
+            with torch.no_grad():
+                maps = self._all(images)
         self.shapes = [tuple(m.shape[1:]) for m in maps[-levels:]]  # (C, h, w) of each map
         self.channels = [shape[0] for shape in self.shapes]
         self.strides = [self.side // shape[1] for shape in self.shapes]
+        if not frozen:
+            self.network = (self.method if self._own else self.method.image_encoder).requires_grad_(True)
+            self._demand_gradient(images)
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """[B, 3, S, S] normalised images -> maps [B, C, h, w], finest first."""
         return self._all(images)[-self.levels :]
 
-    @torch.no_grad()
     def _all(self, images: Tensor) -> list[Tensor]:
-        return self.method.feature_maps(images)
+        with torch.set_grad_enabled(self.network is not None and torch.is_grad_enabled()):
+            if self._taps is None:
+                return self.method.feature_maps(images)
+            encoder: Any = self.method.image_encoder
+            wanted = sorted(set(self._taps))  # of a shallow ViT one block may stand for two
+            grids = encoder.model.forward_intermediates(
+                encoder.resize(images), indices=wanted, norm=False, output_fmt="NCHW", intermediates_only=True
+            )
+            return [grids[wanted.index(block)] for block in self._taps]
+
+    def _blocks(self, taps: list[int]) -> list[int]:
+        """The blocks of this ViT that stand for those of one of twelve."""
+        model = getattr(self.method.image_encoder, "model", None)
+        if self._own or not hasattr(model, "forward_intermediates"):
+            raise UserError(
+                "taps asks for the maps inside a ViT, which this method does not give",
+                where=self.where,
+                fix="use a protocol without taps, or an encoder of timm's",
+            )
+        depth = len(model.blocks)  # type: ignore[union-attr]
+        return [max(0, round((tap + 1) * depth / 12) - 1) for tap in taps]
+
+    def _demand_gradient(self, images: Tensor) -> None:
+        if not all(m.requires_grad for m in self(images)):
+            raise UserError(
+                "the method's feature maps have no gradient, and this protocol trains the encoder",
+                where=self.where,
+                fix="compute feature_maps with one, or use a protocol with a frozen encoder",
+            )
 
     def _demand_encoder(self, images: Tensor) -> None:
         if self.method.image_encoder.has_stages:
@@ -91,6 +141,48 @@ class MethodMaps:
             )
 
 
+class TrainedFeatures:
+    """The maps of one data set's images by a network that is trained, computed in every batch.
+
+    Parameters
+    ----------
+    maps : the method's, not frozen.
+    images : uint8 [N, S, S], may be memory-mapped.
+    device : where batches go.
+    """
+
+    def __init__(self, maps: MethodMaps, images: np.ndarray, device: torch.device) -> None:
+        assert maps.network is not None
+        self.maps, self.images, self.device, self.network = maps, images, device, maps.network
+        self._start = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+
+    @classmethod
+    def of(cls, job: EvalJob, images: np.ndarray, levels: int = 4, taps: list[int] | None = None) -> TrainedFeatures:
+        """The features of the job's pre-trained method; its errors are those of :class:`MethodMaps` and of the checkpoint."""
+        return cls(_maps_of(job, levels, taps, frozen=False), images, job.device)
+
+    def begin(self, head: nn.Module, protocol: DenseProtocol) -> tuple[nn.Module, list[dict[str, Any]]]:
+        """The network as it was pre-trained, together with what stands on it, and the optimiser's groups of both."""
+        self.network.load_state_dict(self._start)
+        groups = parameter_groups(self.network, [head], protocol.weight_decay, protocol.layer_decay)
+        return nn.ModuleList([head, self.network]), groups
+
+    def prepare(self, rows: np.ndarray) -> None:
+        """Nothing can be computed before it is asked for."""
+
+    def films(self, rows: np.ndarray) -> np.ndarray:
+        """uint8 [B, S, S] of these rows."""
+        return load(self.images, rows)
+
+    def of_films(self, films: np.ndarray) -> list[Tensor]:
+        """Maps of these uint8 films [B, S, S], each float32 [B, C, h, w] on the device, finest first."""
+        return self.maps(to_tensor(films, self.device))
+
+    def batch(self, rows: np.ndarray) -> list[Tensor]:
+        """Maps of these rows as the store holds them."""
+        return self.of_films(self.films(rows))
+
+
 class FrozenFeatures:
     """The maps of one data set's images, kept in memory once computed.
 
@@ -114,13 +206,15 @@ class FrozenFeatures:
             self._done = np.zeros(len(rows), dtype=bool)
 
     @classmethod
-    def of(cls, job: EvalJob, images: np.ndarray, rows: np.ndarray, levels: int = 4) -> FrozenFeatures:
+    def of(
+        cls, job: EvalJob, images: np.ndarray, rows: np.ndarray, levels: int = 4, taps: list[int] | None = None
+    ) -> FrozenFeatures:
         """The features of the job's pre-trained method; its errors are those of :class:`MethodMaps` and of the checkpoint."""
-        from mlip.pretraining.checkpoints import load_method
+        return cls(_maps_of(job, levels, taps), images, rows, job.device)
 
-        assert job.entry is not None
-        method = load_method(job.study, job.entry, job.seed).to(job.device)
-        return cls(MethodMaps(method, job.study.image_size, job.entry.folder, levels), images, rows, job.device)
+    def begin(self, head: nn.Module, protocol: DenseProtocol) -> tuple[nn.Module, None]:
+        """What is trained: the head alone, in one group."""
+        return head, None
 
     def prepare(self, rows: np.ndarray) -> None:
         """Compute the maps of these rows now, in chunks, where they are cached and not yet there."""
@@ -144,4 +238,13 @@ class FrozenFeatures:
         return [store[slots].to(self.device) for store in self._store]
 
     def _encode(self, rows: np.ndarray) -> list[Tensor]:
-        return self.maps(to_tensor(load(self.images, rows), self.device))
+        with torch.no_grad():
+            return self.maps(to_tensor(load(self.images, rows), self.device))
+
+
+def _maps_of(job: EvalJob, levels: int, taps: list[int] | None, frozen: bool = True) -> MethodMaps:
+    from mlip.pretraining.checkpoints import load_method
+
+    assert job.entry is not None
+    method = load_method(job.study, job.entry, job.seed).to(job.device)
+    return MethodMaps(method, job.study.image_size, job.entry.folder, levels, frozen, taps)

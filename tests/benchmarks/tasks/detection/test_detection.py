@@ -49,6 +49,8 @@ def test_detector_learns_planted_squares_and_leaves_the_encoder_alone(kind, tmp_
         "matched",
         "iterations",
         "stopped",
+        "seen",
+        "labelled",
     ]
     assert len(table) == 24 and set(table.n_truth) == {0, 1} and set(table.label) == {"Pneumonia"}
     assert (table.scores.map(len) == table.matched.map(len)).all()

@@ -42,7 +42,7 @@ def test_decoder_learns_planted_squares_and_leaves_the_encoder_alone(kind, goal,
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
     assert list(table.columns) == [
         *("image_id", "patient_id", "fraction", "draw", "tp", "predicted", "truth", "on_true", "on_other"),
-        *("iterations", "stopped"),
+        *("iterations", "stopped", "seen", "labelled"),
     ]
     assert len(table) == 22, "films without a known mask are left out"
     kept, rows = read_masks(job.output, 100, 0), table.set_index("image_id")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from benchmarks.tasks.shared.dense.data import validation_rows
 from benchmarks.tasks.shared.dense.protocol import DenseProtocol, at_fraction
-from benchmarks.tasks.shared.dense.training import deterministic, draw_batches, fit
+from benchmarks.tasks.shared.training import Recipe, deterministic, draw_batches, fit
 from mlip.detectron2_compat import prepare
 
 BASE = {"name": "t", "title": "t", "batch_size": 4, "lr": 0.1, "weight_decay": 0.0, "schedule": "constant"}
@@ -20,6 +20,10 @@ BASE = {"name": "t", "title": "t", "batch_size": 4, "lr": 0.1, "weight_decay": 0
 
 def protocol(**keys) -> DenseProtocol:
     return DenseProtocol.model_validate({**BASE, "iterations": 10, "selection": "last", **keys})
+
+
+def recipe(**keys) -> Recipe:
+    return protocol(validate_every=1, **keys).recipe(100, 10)
 
 
 def test_batches_pass_over_all_images_and_balance() -> None:
@@ -56,8 +60,7 @@ def test_best_val_restores_the_best_and_stops() -> None:
             model,
             lambda rows: -model.weight.sum(),
             batches,
-            protocol(selection="best_val", patience=2),
-            100,
+            recipe(selection="best_val", patience=2),
             1,
             validate,
         )
@@ -82,7 +85,7 @@ def test_the_average_is_what_is_read_and_kept() -> None:
 
     settings = {"average": 0.5, "lr": 0.01, "selection": "best_val"}
     expected = model[0].weight.item()
-    fit(model, loss_of, [np.array([0])] * 6, protocol(**settings), 100, 1, validate)
+    fit(model, loss_of, [np.array([0])] * 6, recipe(**settings), 1, validate)
     assert len(raw) == len(seen) == 6
     for after, read in zip(raw[1:], seen, strict=False):
         expected = 0.5 * expected + 0.5 * after
@@ -91,7 +94,7 @@ def test_the_average_is_what_is_read_and_kept() -> None:
     # Where nothing is selected the last average is tested.
     last = torch.nn.Linear(1, 1, bias=False)
     last.weight.data.zero_()
-    fit(last, lambda rows: -last.weight.sum(), [np.array([0])] * 3, protocol(average=0.5, lr=0.01), 100, 1)
+    fit(last, lambda rows: -last.weight.sum(), [np.array([0])] * 3, recipe(average=0.5, lr=0.01), 1)
     assert last.weight.item() == pytest.approx(0.01 * (((0.5 * 1) + 2) / 2 + 3) / 2, rel=1e-4)
 
 
@@ -105,8 +108,8 @@ def test_a_gain_that_is_too_small_is_kept_but_does_not_prolong() -> None:
         seen.append(model.weight.item())
         return next(scores)
 
-    fitted = fit(model, lambda rows: -model.weight.sum(), [np.array([0])] * 10, protocol(**settings), 100, 1, validate)
-    assert fitted.stopped and fitted.columns == {"iterations": 8, "stopped": True}
+    fitted = fit(model, lambda rows: -model.weight.sum(), [np.array([0])] * 10, recipe(**settings), 1, validate)
+    assert fitted.stopped and fitted.columns == {"iterations": 8, "stopped": True, "seen": 1, "labelled": 1}
     assert model.weight.item() == seen[7], "the best of all readings"
 
 
