@@ -44,6 +44,9 @@ rule tables:
         f"{WORK}/logs/tables.log",
     conda:
         "../envs/mlip.yaml"
+    threads: NEEDS.threads("tables")
+    resources:
+        **NEEDS.asked("tables"),
     params:
         spec=PLAN.tables().key,
     shell:
