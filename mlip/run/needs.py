@@ -113,12 +113,13 @@ class Needs:
         """Of one job, by its rule and the rule's wildcards in the order of the command line."""
         return getattr(self, f"_{stage}")(*names)
 
-    def asked(self, stage: str, *wildcards: str) -> dict[str, Callable[..., int]]:
+    def asked(self, stage: str, *wildcards: str) -> dict[str, Callable[..., int | None]]:
         """The ``resources`` of a rule. A job that starts anew at each attempt is given more each time; a training goes on."""
 
-        def limit(value: Callable[[Need], int], grows: bool) -> Callable[..., int]:
-            def ask(found: Any, attempt: int) -> int:
-                return value(self.of(stage, *[found[name] for name in wildcards])) * (attempt if grows else 1)
+        def limit(value: Callable[[Need], int | None], grows: bool) -> Callable[..., int | None]:
+            def ask(found: Any, attempt: int) -> int | None:
+                one = value(self.of(stage, *[found[name] for name in wildcards]))
+                return one * attempt if one and grows else one
 
             return ask
 
@@ -128,7 +129,7 @@ class Needs:
         }
         # Without a GPU the key is left out: the executor for Kubernetes takes 0 for a wish.
         if self.gpus and stage in ON_GPU:
-            asked["gpu"] = limit(lambda need: need.gpu, False)
+            asked["gpu"] = limit(lambda need: need.gpu or None, False)
         return asked
 
     def threads(self, stage: str, *wildcards: str) -> Callable[[Any], int]:

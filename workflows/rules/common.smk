@@ -53,7 +53,10 @@ except UserError as error:
 os.environ[GPUS] = str(GPU_COUNT)
 if LOCAL and LIMIT is None:
     workflow.global_resources["gpu"] = GPU_COUNT
-NEEDS = Needs(PLAN, GPU_COUNT, os.cpu_count() if LOCAL else MANY_CORES)
+MANY = os.cpu_count() if LOCAL else MANY_CORES
+NEEDS = Needs(
+    PLAN, GPU_COUNT, min(MANY, workflow.resource_settings.max_threads or MANY)
+)
 
 PATHS = PLAN.paths
 PRINTS = PLAN.fingerprints
