@@ -40,8 +40,9 @@ LEAST, MOST = 10, 24 * 60  # minutes; what does not fit into a day goes on at it
 HEAD_STEPS = 300  # most iterations of a detector's or segmenter's head under `strict` (benchmarks/protocols)
 UNKNOWN_FILMS = 250_000  # MIMIC-CXR has 243,334 frontal ones, the largest release that a reader knows
 
-# Memory in MB. A process with all libraries takes 1.1 GB (measured); a CUDA context takes 3 GB of the host beside it.
-PROCESS, CUDA = 1_500, 3_000
+# Memory in MB. A job of a small study takes up to 1.5 GB with the Snakemake that starts it (docs/slurm-run.md); a CUDA context 3 GB
+# of the host beside it (assumed).
+PROCESS, CUDA = 2_000, 3_000
 DECODER = 400  # a process that decodes films of 3,000 x 3,000 pixels in 64 bits
 PER_RECORD = 0.02  # a row of records with its report, as Python objects
 ROOM = 1.5  # for what is not counted

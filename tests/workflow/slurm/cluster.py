@@ -25,12 +25,16 @@ PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server")
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "sacctmgr", "sbatch", "munged", "mariadbd", "mariadb-install-db")
 PLUGINS = ("snakemake-executor-plugin-slurm==2.8.0", "snakemake-executor-plugin-slurm-jobstep==0.6.1")
 GPUS = 2
+# `srun` within a job forgets SLURM_CONF (the executor plugin's job step clears it): a link stands here while the cluster runs.
+SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
 
 
 def obstacle() -> str:
     """Why there can be no cluster here, "" where there can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "only root can start Slurm's daemons"
+    if os.path.lexists(SYSTEM_CONF):
+        return f"{SYSTEM_CONF} exists: this machine has a Slurm of its own"
     if _missing() and not shutil.which("apt-get"):
         return f"{', '.join(_missing())} are not installed, and there is no apt-get"
     return ""
@@ -98,6 +102,8 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     folder : a new one under a path that only root can write to, which munge insists on, e.g. under ``/run``.
     """
     folder.mkdir(mode=0o755, parents=True)
+    SYSTEM_CONF.parent.mkdir(exist_ok=True)
+    SYSTEM_CONF.symlink_to(folder / "slurm.conf")
     started: list[subprocess.Popen[bytes]] = []
     try:
         yield _start(folder, started)
@@ -109,6 +115,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        SYSTEM_CONF.unlink()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -214,7 +221,11 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
     daemon("slurmdbd", "-D")
     _wait("slurmdbd", lambda: _answers(made, "sacctmgr", "-n", "list", "cluster"), folder)
-    for what in (["cluster", "mlip"], ["account", "everyone", "Cluster=mlip"], ["user", getpass.getuser(), "Account=everyone"]):
+    for what in (
+        ["cluster", "mlip"],
+        ["account", "everyone", "Cluster=mlip"],
+        ["user", getpass.getuser(), "Account=everyone"],
+    ):
         made.ask("sacctmgr", "-i", "add", *what)
     daemon("slurmctld", "-D")
     _wait("slurmctld", lambda: _answers(made, "scontrol", "ping") and "UP" in made.ask("scontrol", "ping"), folder)
@@ -254,6 +265,8 @@ def _wait(what: str, ready: Callable[[], bool], folder: Path, seconds: float = 9
 if __name__ == "__main__":
     if reason := obstacle() or install():
         sys.exit(reason)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell in the background has told us to ignore the second
+        signal.signal(number, lambda *_: sys.exit())
     with cluster(Path(sys.argv[1])) as running:
         print(f"export SLURM_CONF={running.conf}   # {running.version}", flush=True)
         signal.pause()
