@@ -19,6 +19,7 @@ from mlip.study import ImageEncoderConfig, Study
 
 if TYPE_CHECKING:
     from benchmarks.plan import Plan
+    from mlip.data.records import Reader
 
 GPUS = "MLIP_GPUS"  # how many GPUs the jobs of a run may hold at a time; the jobs of a cluster read it
 MANY_GPUS = 1024  # a cluster's own limits count
@@ -26,9 +27,9 @@ MANY_CORES = 16  # of a job on a cluster that is done in several processes
 PRETRAIN, DENSE = "pretrain", ("detection", "segmentation")
 ON_GPU = (PRETRAIN, "features", "evaluate", "maps", "false_negatives", "parts")
 
-# Rates. Of a core: GLoRIA of the twin study, 207 steps of 17.3 GFLOP in 119 s on a core of an AMD EPYC (its card.json); a third
-# of it is reckoned with. Of a GPU: ASSUMED, a fifth of the peak of an A100 in bfloat16, or half of its peak in float32.
-CORE_GFLOPS = 10.0
+# Rates. Of a core: MEASURED, GLoRIA of the twin study, 207 steps of 17.3 GFLOP in 119 s on a core of an AMD EPYC (its card.json).
+# Of a GPU: ASSUMED, a fifth of the peak of an A100 in bfloat16, or half of its peak in float32.
+CORE_GFLOPS = 30.0
 GPU_GFLOPS = {"32-true": 10e3, "other": 60e3}
 # Heads, losses and optimiser beside the encoders: MLIP (CVPR 2024) took 1.7 times as long as ConVIRT (results/twin/cost.md).
 AROUND = 2.0
@@ -37,14 +38,14 @@ DECODED = 10.0  # films a second and core: ASSUMED for JPEG and DICOM files of 2
 WRITTEN = 30.0  # virtual films a second and core at 224 px, half of what docs/twin.md measures of two cores
 LIMIT = 3.0  # a job is given so many times its estimate
 LEAST, MOST = 10, 24 * 60  # minutes; what does not fit into a day goes on at its next attempt
-HEAD_STEPS = 300  # most iterations of a detector's or segmenter's head under `strict` (benchmarks/protocols)
 UNKNOWN_FILMS = 250_000  # MIMIC-CXR has 243,334 frontal ones, the largest release that a reader knows
 
 # Memory in MB. A job of a small study takes up to 1.5 GB with the Snakemake that starts it (docs/slurm-run.md); a CUDA context 3 GB
 # of the host beside it (assumed).
 PROCESS, CUDA = 2_000, 3_000
 DECODER = 400  # a process that decodes films of 3,000 x 3,000 pixels in 64 bits
-PER_RECORD = 0.02  # a row of records with its report, as Python objects
+PER_RECORD = 0.01  # a row of records with its report, as Python objects (assumed)
+MAPS = 4_300  # of feature maps that detection and segmentation keep (CACHE_BYTES of benchmarks/tasks/shared/dense/features.py)
 ROOM = 1.5  # for what is not counted
 
 # GFLOP of a forward pass at 224 px, a multiplication and an addition being two: twice the published multiply-adds. Weights in
@@ -187,7 +188,7 @@ class Needs:
         states = 4 * 4 * self.weights(entry) + 3 * 4 * self.weights(entry)
         host = CUDA + states if gpu else states + recipe.batch_size * self.activations(entry)
         records = PER_RECORD * self.corpus
-        return self._need(study.pretrain.threads, max(gpu, 1) * PROCESS + records + ROOM * host, seconds + 120, gpu)
+        return self._need(study.pretrain.threads, max(gpu, 1) * PROCESS + records + ROOM * host, seconds + 60, gpu)
 
     def _features(self, row: str, seed: str, dataset: str) -> Need:
         entry, films, gpu = self.plan.row(row), self.films(dataset), self._gpus(1)
@@ -215,7 +216,7 @@ class Needs:
             scale = (_side(entry, self.study) / 64) ** 2
             # The twin's heads took 8 s each at 64 px on one core (results/twin/cells.csv: 31 s, four heads); maps stay in memory.
             seconds += heads * 8.0 * scale / (self.gpu_gflops / CORE_GFLOPS / 50 if gpu else 1)
-            memory += min(films, HEAD_STEPS * 64) * 0.25 * scale
+            memory += min(films * 0.25 * scale, MAPS)
         return self._need(4 if gpu else 1, memory + ROOM * 8 * self.weights(entry), 60 + seconds, gpu)
 
     def _maps(self, row: str) -> Need:
@@ -248,14 +249,18 @@ class Needs:
 
     @cached_property
     def _released(self) -> dict[str, int]:
+        """By data set, what the release holds that lies there, or the largest one of its reader where none does."""
         found = {}
         for name, source in self.plan.sources.items():
-            root = self.study.datasets[name].root
+            counts = [_complete(source.reader, version, source.options) for version in source.reader.versions]
             try:
-                version = source.reader.verify(root, source.options) if root.is_dir() else ""
-                found[name] = source.reader.complete(version, source.options)["images"]
-            except (UserError, KeyError):
-                continue  # no release of that version is known
+                root = self.study.datasets[name].root
+                there = source.reader.verify(root, source.options) if root.is_dir() else ""
+                counts = [_complete(source.reader, there, source.options) or max(counts, default=0)]
+            except UserError:
+                pass  # the check of the study says it
+            if films := max(counts, default=0):
+                found[name] = films
         return found
 
     @cached_property
@@ -285,6 +290,12 @@ class Needs:
         image = image_gflops(entry.image_config(self.study), self.study.image_size)
         return (15 if entry.encoder == "cnn" else 4) * image + 4 * text_gflops(self.study) + 2
 
+    def gpu_memory(self, entry: Entry) -> float:
+        """MB of a GPU that a training holds: weights, gradients and moments, and the activations of its batch."""
+        recipe, half = recipe_of(entry, self.study), self.study.pretrain.precision != "32-true"
+        batch = recipe.batch_size / self.study.pretrain.devices * self.activations(entry)
+        return ROOM * (4 * 4 * self.weights(entry) + (batch / 2 if half else batch))
+
     def _forward(self, entry: Entry, films: int, gpu: int) -> float:
         image = image_gflops(entry.image_config(self.study), self.study.image_size)
         return films * image / (self.gpu_gflops / 4 if gpu else CORE_GFLOPS)
@@ -296,6 +307,13 @@ class Needs:
         """``memory`` in MB."""
         minutes = min(MOST, max(LEAST, round(LIMIT * seconds / 60)))
         return Need(threads, 100 * round(memory / 100 + 0.5), seconds / 3600, minutes, gpu)
+
+
+def _complete(reader: Reader, version: str, options: Any) -> int:
+    try:
+        return reader.complete(version, options).get("images", 0)
+    except KeyError:  # no such release
+        return 0
 
 
 def image_gflops(config: ImageEncoderConfig, image_size: int) -> float:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from mlip.run.locks import alive
 
-FOLDER = Path(".snakemake") / "newest"  # beside the checkout: the jobs of a cluster wait for it, and do not see this /tmp
+FOLDER = (
+    Path(".snakemake") / "newest"
+)  # beside the checkout: the jobs of a cluster wait for it, and do not see this /tmp
 
 
 @cache
