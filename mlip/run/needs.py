@@ -320,9 +320,10 @@ def image_gflops(config: ImageEncoderConfig, image_size: int) -> float:
     """GFLOP of a forward pass of one film."""
     side, args = config.input_size or image_size, config.args
     if config.name == "resnet" and "channels" in args:
-        # Two 3 x 3 convolutions in each basic block; stages have strides 4, 8, 16, 32.
+        # A stem of 7 x 7 to 64 channels; two 3 x 3 convolutions in each basic block; stages have strides 4, 8, 16, 32.
+        stem = 2 * 3 * 49 * 64 * (side / 2) ** 2
         stages = zip(args["layers"], args["channels"], (4, 8, 16, 32), strict=True)
-        return sum(4 * 9 * channels**2 * (side / stride) ** 2 * blocks for blocks, channels, stride in stages) / 1e9
+        return (stem + sum(4 * 9 * width**2 * (side / stride) ** 2 * blocks for blocks, width, stride in stages)) / 1e9
     before = 0.0
     if config.stem:
         before = KNOWN.get(config.stem.name, KNOWN[LARGEST])[0] * (side * config.stem.scale / 224) ** 2

@@ -1,6 +1,7 @@
 """The smoke study on a real Slurm: each job in its allocation, the local run's numbers, a training that outlives its time limit.
 
-``MLIP_SLURM_PAGE`` names a file that the summary is written to (docs/slurm-run.md).
+``MLIP_SLURM_PAGE`` names a file that the summary is written to (docs/slurm-run.md). ``MLIP_SLURM_SMALL`` takes a part of the study, for
+trying things on.
 """
 
 from __future__ import annotations
@@ -21,19 +22,26 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from benchmarks.plan import resolve
 from mlip.paths import StudyPaths
 from mlip.run.needs import Needs
 from mlip.study import load_study
 from tests.conftest import ROOT
-from tests.workflow.conftest import Run, copy_of_sources, environment, write_config
+from tests.workflow.conftest import Run, copy_of_sources, environment, snakemake, write_config
 from tests.workflow.slurm.cluster import GPUS, PLUGINS, Cluster, cluster, environment_with_plugins, install, obstacle
 
 pytestmark = [pytest.mark.study, pytest.mark.slow]
 # What this machine has and what spares time; the rest is the profile's.
 HERE = ("--jobs", "30", "--resources", f"gpu={GPUS}", "--max-threads", "2", "--latency-wait", "15")
 SOON = ("--slurm-init-seconds-before-status-checks", "5")
+SMALL = {  # of config/smoke.yaml
+    "datasets": ("mimic", "covidx", "siim"),
+    "tasks": ("linear_probe", "zero_shot", "segmentation"),
+    "methods": {"include": ["isbi24", "random"]},
+    "analyses": ["maps"],
+}
 ROW, SECONDS = "isbi24", 100  # of a training that is killed after 60
 
 
@@ -74,13 +82,31 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield Bench(running, python, copy_of_sources(folder / "checkout"), folder)
 
 
-def config_of(bench: Bench, name: str, **changes: object) -> Path:
-    work = {"work": str(bench.folder / "work"), "results": str(bench.folder / "results")}
-    return write_config(bench.folder / f"{name}.yaml", **work, **changes)
+def config_of(folder: Path, name: str, **changes: object) -> Path:
+    """The smoke study, or the part of it, with its files under ``folder``."""
+    if os.environ.get("MLIP_SLURM_SMALL"):
+        whole = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text(encoding="utf-8"))
+        chosen = {key: {name: whole[key][name] for name in SMALL[key]} for key in ("datasets", "tasks")}
+        twin = {**whole["twin"], "datasets": {name: whole["twin"]["datasets"][name] for name in SMALL["datasets"]}}
+        changes = {**chosen, "twin": twin, "methods": SMALL["methods"], "analyses": SMALL["analyses"], **changes}
+    work = {"work": str(folder / "work"), "results": str(folder / "results")}
+    return write_config(folder / f"{name}.yaml", **work, **changes)
 
 
-def test_smoke_study_on_slurm(bench: Bench, smoke: Run) -> None:
-    config, began = config_of(bench, "smoke"), time.monotonic()
+@pytest.fixture(scope="module")
+def local(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same study run by Snakemake on this machine."""
+    if not os.environ.get("MLIP_SLURM_SMALL"):
+        return request.getfixturevalue("smoke")
+    folder = Path(os.environ.get("MLIP_SMOKE_RUN") or tmp_path_factory.mktemp("local"))
+    folder.mkdir(parents=True, exist_ok=True)
+    config = config_of(folder, "smoke")
+    done = snakemake("--cores", "2", "--configfile", str(config))
+    return Run(load_study(config), folder, config, done.stdout + done.stderr)
+
+
+def test_smoke_study_on_slurm(bench: Bench, local: Run) -> None:
+    config, began = config_of(bench.folder, "smoke"), time.monotonic()
     said = bench.snakemake(config, "--retries", "0")
     seconds = time.monotonic() - began
     jobs = int(re.findall(r"(\d+) of \1 steps \(100%\) done", said)[-1]) - 1  # the target rule is no job
@@ -102,12 +128,12 @@ def test_smoke_study_on_slurm(bench: Bench, smoke: Run) -> None:
         assert megabytes(line["ReqMem"]) == need.mem_mb and int(line["NCPUS"]) == need.threads
         assert line["Timelimit"] == f"{need.runtime // 60:02}:{need.runtime % 60:02}:00"
     on_gpu = {rule_of(line) for line in allocations if "gres/gpu=1" in line["AllocTRES"]}
-    assert {"pretrain", "features", "maps"} <= on_gpu
+    assert {"pretrain", "features", "maps", "evaluate"} <= on_gpu
     assert not on_gpu & {"anatomy", "twin", "store", "store_with_masks", "splits", "audit", "tokenizer", "tables"}
 
     here, there = (
         pd.read_csv(folder / "results" / "smoke" / "cells.csv").drop(columns="seconds")
-        for folder in (smoke.folder, bench.folder)
+        for folder in (local.folder, bench.folder)
     )
     pd.testing.assert_frame_equal(here, there)
     # Nothing more to do, also for a plain run on this machine: where a job runs is no reason to repeat it.
@@ -116,12 +142,12 @@ def test_smoke_study_on_slurm(bench: Bench, smoke: Run) -> None:
         write_page(Path(page), bench, allocations, steps, seconds, len(here))
 
 
-def test_training_killed_at_its_time_limit_goes_on(bench: Bench, smoke: Run) -> None:
+def test_training_killed_at_its_time_limit_goes_on(bench: Bench, local: Run) -> None:
     """One minute for a training that takes longer: Slurm kills it, Snakemake tries again, and it resumes."""
-    card = json.loads((StudyPaths(smoke.study).pretrain(ROW, 0) / "card.json").read_text(encoding="utf-8"))
+    card = json.loads((StudyPaths(local.study).pretrain(ROW, 0) / "card.json").read_text(encoding="utf-8"))
     epochs = math.ceil(SECONDS * card["samples_per_second"] / card["pairs"])
-    pretrain = {**smoke.study.pretrain.model_dump(mode="json"), "epochs": epochs, "checkpoint_seconds": 2}
-    config = config_of(bench, "long", pretrain=pretrain)
+    pretrain = {**local.study.pretrain.model_dump(mode="json"), "epochs": epochs, "checkpoint_seconds": 2}
+    config = config_of(bench.folder, "long", pretrain=pretrain)
     target = StudyPaths(load_study(config)).pretrain(ROW, 0) / "card.json"
     before = {line["JobID"] for line in bench.cluster.accounted()}
     bench.snakemake(config, "--retries", "9", "--set-resources", "pretrain:runtime=1", "--", str(target))
@@ -167,7 +193,7 @@ def write_page(
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     versions = ", ".join([bench.cluster.version, *(f"{p.replace('==', ' ')}" for p in PLUGINS)])
     text = [
-        "# The smoke study on a real Slurm\n",
+        f"# The smoke study on a real Slurm{' (a part of it)' if os.environ.get('MLIP_SLURM_SMALL') else ''}\n",
         f"Written by `tests/workflow/slurm/test_slurm.py` on {datetime.now(UTC):%Y-%m-%d}, commit {commit.strip()}. "
         f"snakemake {version('snakemake')}, {versions}; Python {platform.python_version()}, torch {version('torch')}.",
         f"One node with {os.cpu_count()} cores and {GPUS} pretended GPUs, other work beside it: times say that it ran, not how fast.\n",
