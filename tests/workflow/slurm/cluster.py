@@ -56,14 +56,14 @@ def _missing() -> list[str]:
     return [name for name in PROGRAMS if not shutil.which(name)]
 
 
-def environment_with_plugins(folder: Path) -> Path:
-    """A Python that sees all packages of this one, and Snakemake's executor for Slurm beside them."""
+def environment_with_plugins(folder: Path, *plugins: str) -> Path:
+    """A Python that sees all packages of this one, and executors of Snakemake beside them."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
     ours = folder / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages" / "ours.pth"
     ours.write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
     install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--python", str(python)]
-    subprocess.run([*install, *PLUGINS], check=True, timeout=300)
+    subprocess.run([*install, *plugins], check=True, timeout=300)
     return python
 
 

@@ -77,7 +77,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         pytest.skip(f"no Slurm here: {reason}")
     folder = Path(os.environ.get("MLIP_SLURM_RUN") or tmp_path_factory.mktemp("slurm"))
     folder.mkdir(parents=True, exist_ok=True)
-    python = environment_with_plugins(folder / "environment")
+    python = environment_with_plugins(folder / "environment", *PLUGINS)
     with cluster(Path(f"/run/mlip-slurm-{os.getpid()}")) as running:
         yield Bench(running, python, copy_of_sources(folder / "checkout"), folder)
 
