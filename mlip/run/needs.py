@@ -33,6 +33,7 @@ CORE_GFLOPS = 30.0
 GPU_GFLOPS = {"32-true": 10e3, "other": 60e3}
 # Heads, losses and optimiser beside the encoders: MLIP (CVPR 2024) took 1.7 times as long as ConVIRT (results/twin/cost.md).
 AROUND = 2.0
+SMALL_NETS = 50.0  # so many times less than by its rate a GPU gains on heads of a few channels: ASSUMED
 PASSES = 3.0  # a step is a forward pass and a backward pass of twice its operations
 DECODED = 10.0  # films a second and core: ASSUMED for JPEG and DICOM files of 2,500 x 3,000 pixels
 WRITTEN = 30.0  # virtual films a second and core at 224 px, half of what docs/twin.md measures of two cores
@@ -129,7 +130,7 @@ class Needs:
             "mem_mb": limit(lambda need: need.mem_mb, True),
             "runtime": limit(lambda need: need.runtime, stage != PRETRAIN),
         }
-        # Without a GPU the key is left out: the executor for Kubernetes takes 0 for a wish.
+        # Without a GPU the key is left out: executors of some clusters take 0 for a wish.
         if self.gpus and stage in ON_GPU:
             asked["gpu"] = limit(lambda need: need.gpu or None, False)
         return asked
@@ -192,10 +193,9 @@ class Needs:
 
     def _features(self, row: str, seed: str, dataset: str) -> Need:
         entry, films, gpu = self.plan.row(row), self.films(dataset), self._gpus(1)
-        memory = (
-            PROCESS + (CUDA if gpu else 0) + ROOM * 8 * self.weights(entry) + 64 * 4 * _side(entry, self.study) / 224
-        )
-        return self._need(1, memory + films * 0.03, 60 + self._forward(entry, films, gpu), gpu)
+        # The vectors of 2,048 numbers are held twice while they are written.
+        memory = PROCESS + CUDA * (gpu > 0) + ROOM * 8 * self.weights(entry) + 2 * 4 * 2_048 * films / 1e6
+        return self._need(1, memory, 60 + self._forward(entry, films, gpu), gpu)
 
     # --- transfer -----------------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class Needs:
         if task in DENSE:
             scale = (_side(entry, self.study) / 64) ** 2
             # The twin's heads took 8 s each at 64 px on one core (results/twin/cells.csv: 31 s, four heads); maps stay in memory.
-            seconds += heads * 8.0 * scale / (self.gpu_gflops / CORE_GFLOPS / 50 if gpu else 1)
+            seconds += heads * 8.0 * scale / (self.gpu_gflops / CORE_GFLOPS / SMALL_NETS if gpu else 1)
             memory += min(films * 0.25 * scale, MAPS)
         return self._need(4 if gpu else 1, memory + ROOM * 8 * self.weights(entry), 60 + seconds, gpu)
 
@@ -249,16 +249,19 @@ class Needs:
 
     @cached_property
     def _released(self) -> dict[str, int]:
-        """By data set, what the release holds that lies there, or the largest one of its reader where none does."""
+        """By data set, what the release holds that lies there, or the largest of its reader where none does; of a release
+        without a known number, and of films of one's own, as many as the longest table has lines.
+        """
         found = {}
         for name, source in self.plan.sources.items():
-            counts = [_complete(source.reader, version, source.options) for version in source.reader.versions]
+            reader, options, root = source.reader, source.options, self.study.datasets[name].root
+            counts = [_complete(reader, version, options) for version in reader.versions]
             try:
-                root = self.study.datasets[name].root
-                there = source.reader.verify(root, source.options) if root.is_dir() else ""
-                counts = [_complete(source.reader, there, source.options) or max(counts, default=0)]
-            except UserError:
-                pass  # the check of the study says it
+                if root.is_dir():
+                    counts = [_complete(reader, reader.verify(root, options), options)]
+                    counts = counts if counts[0] else [_lines(path) for path in reader.tables(root, options)]
+            except (UserError, OSError):
+                continue  # the check of the study says it
             if films := max(counts, default=0):
                 found[name] = films
         return found
@@ -314,6 +317,11 @@ def _complete(reader: Reader, version: str, options: Any) -> int:
         return reader.complete(version, options).get("images", 0)
     except KeyError:  # no such release
         return 0
+
+
+def _lines(table: Path) -> int:
+    with table.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 def image_gflops(config: ImageEncoderConfig, image_size: int) -> float:
