@@ -42,7 +42,7 @@ SMALL = {  # of config/smoke.yaml
     "methods": {"include": ["isbi24", "random"]},
     "analyses": ["maps"],
 }
-ROW, SECONDS = "isbi24", 100  # of a training that is killed after 60
+ROW, MINUTES, SECONDS = "isbi24", 2, 150  # of a training that is killed after two minutes, its start among them
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder.mkdir(parents=True, exist_ok=True)
     python = environment_with_plugins(folder / "environment", *PLUGINS)
     with cluster(Path(f"/run/mlip-slurm-{os.getpid()}")) as running:
-        yield Bench(running, python, copy_of_sources(folder / "checkout"), folder)
+        checkout = folder / "checkout"
+        yield Bench(running, python, checkout if checkout.is_dir() else copy_of_sources(checkout), folder)
 
 
 def config_of(folder: Path, name: str, **changes: object) -> Path:
@@ -143,14 +144,14 @@ def test_smoke_study_on_slurm(bench: Bench, local: Run) -> None:
 
 
 def test_training_killed_at_its_time_limit_goes_on(bench: Bench, local: Run) -> None:
-    """One minute for a training that takes longer: Slurm kills it, Snakemake tries again, and it resumes."""
+    """A training that takes longer than its allocation: Slurm kills it, Snakemake tries again, and it resumes."""
     card = json.loads((StudyPaths(local.study).pretrain(ROW, 0) / "card.json").read_text(encoding="utf-8"))
     epochs = math.ceil(SECONDS * card["samples_per_second"] / card["pairs"])
     pretrain = {**local.study.pretrain.model_dump(mode="json"), "epochs": epochs, "checkpoint_seconds": 2}
     config = config_of(bench.folder, "long", pretrain=pretrain)
     target = StudyPaths(load_study(config)).pretrain(ROW, 0) / "card.json"
     before = {line["JobID"] for line in bench.cluster.accounted()}
-    bench.snakemake(config, "--retries", "9", "--set-resources", "pretrain:runtime=1", "--", str(target))
+    bench.snakemake(config, "--retries", "9", "--set-resources", f"pretrain:runtime={MINUTES}", "--", str(target))
     made = json.loads(target.read_text(encoding="utf-8"))
     tries = [
         line
@@ -163,7 +164,7 @@ def test_training_killed_at_its_time_limit_goes_on(bench: Bench, local: Run) -> 
         ends = ", ".join(f"{line['State']} after {line['ElapsedRaw']} s" for line in tries)
         with Path(page).open("a", encoding="utf-8") as file:
             file.write(
-                f"\n## A training that takes longer than its allocation\n\nTime limit 1 minute, `{ROW}`, {epochs} epochs: {ends}; "
+                f"\n## A training that takes longer than its allocation\n\nTime limit {MINUTES} minutes, `{ROW}`, {epochs} epochs: {ends}; "
                 f"the card says {made['resumed']} times resumed, {made['steps']} steps.\n"
             )
 
