@@ -217,7 +217,8 @@ class Needs:
             # The twin's heads took 8 s each at 64 px on one core (results/twin/cells.csv: 31 s, four heads); maps stay in memory.
             seconds += heads * 8.0 * scale / (self.gpu_gflops / CORE_GFLOPS / SMALL_NETS if gpu else 1)
             memory += min(films * 0.25 * scale, MAPS)
-        return self._need(4 if gpu else 1, memory + ROOM * 8 * self.weights(entry), 60 + seconds, gpu)
+        # One core also beside a GPU: by another number of threads the last digits of what is summed on cores differ.
+        return self._need(1, memory + ROOM * 8 * self.weights(entry), 60 + seconds, gpu)
 
     def _maps(self, row: str) -> Need:
         gpu, entry = self._gpus(1), self.plan.row(row)
