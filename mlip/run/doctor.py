@@ -22,6 +22,7 @@ from mlip.data.targets import examine, judge_tables, words
 from mlip.data.validation import has_report, validate_records
 from mlip.errors import UserError
 from mlip.methods import entries
+from mlip.run.estimate import Cost, estimate, lines_of
 from mlip.seeding import generator
 from mlip.study import Study, parse_study
 
@@ -70,6 +71,8 @@ class DoctorReport:
     datasets: list[DatasetHealth]
     tables: list[Reach]
     problem: str = ""  # of the study file itself: an unknown method, task or protocol
+    cost: Cost | None = None  # where the study can be worked out
+    cost_notes: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -87,7 +90,13 @@ def doctor(study: Study, sample: int = 1000) -> DoctorReport:
     Problems are reported, not raised.
     """
     datasets = [_examine(study, name, sample) for name in study.datasets]
-    return DoctorReport(study.study, datasets, *_tables(study, {d.name: d for d in datasets}))
+    report = DoctorReport(study.study, datasets, *_tables(study, {d.name: d for d in datasets}))
+    try:
+        report.cost = estimate(resolve(study, look=False))
+        report.cost_notes = lines_of(report.cost, study)
+    except UserError:  # what is wrong with the study is said above
+        pass
+    return report
 
 
 def examine_folder(reader: str, root: Path, sample: int = 1000) -> DatasetHealth:
@@ -114,6 +123,8 @@ def render(report: DoctorReport, console: Console | None = None) -> None:
     if report.problem:
         console.print(Text(report.problem, style="red"), soft_wrap=True)
     _render_notes(report.datasets, console)
+    if report.cost:
+        _render_cost(report.cost, report.cost_notes, console)
     verdict = ("The study can run as configured.", "green") if report.ok else ("The study cannot run yet.", "red")
     console.print(Text(*verdict))
 
@@ -151,6 +162,20 @@ def _render_notes(datasets: list[DatasetHealth], console: Console) -> None:
             console.print(Text(f"{d.name}: {note}"), soft_wrap=True)
         if d.problem or d.next_step:
             console.print(Text(f"{d.name}: {'; '.join(filter(None, (d.problem, d.next_step)))}"), soft_wrap=True)
+
+
+def _render_cost(cost: Cost, notes: list[str], console: Console) -> None:
+    table = Table(title="Cost of the whole study", padding=(0, 1, 0, 0), **_LOOK)
+    table.add_column("stage")
+    for column in ("jobs", "cores", "hours without a GPU", "GPU hours", "disk, GB", "memory, GB"):
+        table.add_column(column, justify="right")
+    for stage in cost.stages:
+        on_gpu = "" if stage.gpu_hours is None else f"{stage.gpu_hours:,.1f}"
+        numbers = (f"{stage.jobs:,}", str(stage.cores), f"{stage.hours:,.1f}", on_gpu, f"{stage.disk_gb:,.1f}")
+        table.add_row(stage.stage, *numbers, f"{stage.memory_gb:,.1f}")
+    console.print(table, "")
+    for note in notes:
+        console.print(Text(note), soft_wrap=True)
 
 
 def _tables(study: Study, health: dict[str, DatasetHealth]) -> tuple[list[Reach], str]:

@@ -64,14 +64,15 @@ def end_with_run() -> None:
         return
 
     def watch() -> None:
-        while _alive(int(process)):
+        while alive(int(process)):
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
+    """Whether there is such a process on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -3,8 +3,9 @@
 A small study consists of a hundred jobs of a second or two, and importing torch, timm and scikit-learn costs each of
 them five to ten. The Snakefile starts one server per run; ``python -m mlip run ...`` finds it in ``MLIP_WARM`` and hands
 over its arguments, directory, environment and standard streams. A job behaves as it would alone: own process, own log, own
-exit status; it ends when its caller is killed. Without a server of its own Python environment (another machine, a GPU,
-``--use-conda``, not ready yet) the job runs in the caller itself, slower and with the same numbers.
+exit status; it ends when its caller is killed. Without a server of its own Python environment (a GPU, not ready yet) the job
+runs in the caller itself, slower and with the same numbers. There is none where jobs do not run as children of Snakemake in
+its environment: under a scheduler they would leave their allocation, with ``--use-conda`` nobody would use it.
 
 Only libraries are imported beforehand, not this project's modules: a job always runs the code that is on disk.
 """
@@ -20,7 +21,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
+
+from mlip.run.locks import alive
 
 VARIABLE = "MLIP_WARM"  # <socket>:<prefix of the Python environment>
 # In the order of how many jobs wait for them.
@@ -52,17 +56,28 @@ STAGES = {
     "tables",
 }
 HEADER = 8  # bytes: length of the JSON that follows
+PREFIX = f"mlip-warm-{os.getuid()}-"  # of the folders of the sockets; the process that serves follows
 
 
-def start(log: Path) -> None:
+def start(log: Path, local: bool = True, conda: bool = False) -> None:
     """Start a server that lives as long as this process, and let the jobs know of it.
 
     Not where there is an NVIDIA device: a forked process cannot use CUDA once its parent has touched it, and beside the
     work done on a GPU the imports are small.
+
+    Parameters
+    ----------
+    log : what the server says.
+    local : whether Snakemake itself runs the jobs; else the jobs are told of no server, also of none of another run.
+    conda : whether the rules run in environments of their own.
     """
+    clean_up()
+    if not local or conda:
+        os.environ.pop(VARIABLE, None)
+        return
     if VARIABLE in os.environ or Path("/dev/nvidiactl").exists() or not hasattr(socket, "send_fds"):
         return
-    address = os.path.join(tempfile.mkdtemp(prefix="mlip-warm-"), "socket")
+    address = os.path.join(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"), "socket")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as stream:
         subprocess.Popen(
@@ -72,6 +87,16 @@ def start(log: Path) -> None:
             stderr=stream,
         )
     os.environ[VARIABLE] = f"{address}:{sys.prefix}"
+
+
+def clean_up() -> None:
+    """Remove the folders of servers whose run was killed: a server that was killed too could not."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        owner = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if owner.isdigit() and not alive(int(owner)):
+            (folder / "socket").unlink(missing_ok=True)
+            with suppress(OSError):  # the server itself may be removing it
+                folder.rmdir()
 
 
 def forward(arguments: list[str]) -> int | None:
@@ -120,8 +145,9 @@ def serve(address: str, parent: int) -> None:
                 door.close()
                 _job(link)
             link.close()
-    os.unlink(address)
-    os.rmdir(os.path.dirname(address))
+    with suppress(FileNotFoundError):  # the next run was quicker
+        os.unlink(address)
+        os.rmdir(os.path.dirname(address))
 
 
 def _job(link: socket.socket) -> None:

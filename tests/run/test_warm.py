@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -104,6 +105,41 @@ def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path) -> Non
     if not address:
         pytest.skip("this machine has a GPU, where no server is started")
     _wait(lambda: not os.path.exists(os.path.dirname(address)))
+
+
+@pytest.mark.parametrize("where", [{"local": False}, {"conda": True}])
+def test_jobs_of_a_scheduler_or_of_conda_are_told_of_no_server(
+    where: dict[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not of the server of the run that this one is started in, which would take jobs out of their allocation."""
+    monkeypatch.setenv(warm.VARIABLE, f"/of/another/run:{sys.prefix}")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    warm.start(tmp_path / "log", **where)
+    assert warm.VARIABLE not in os.environ and not list(tmp_path.iterdir())
+
+
+def test_folders_of_killed_runs_are_removed_and_of_live_ones_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run and server are killed together, as by the power: nobody is left to remove the folder but the next run."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = (
+        "import sys, time; from pathlib import Path; from mlip.run import warm; warm.start(Path(sys.argv[1]));"
+        "time.sleep(60)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != warm.VARIABLE} | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", code, str(tmp_path / "log")]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True) as run_:
+        if Path("/dev/nvidiactl").exists():
+            run_.kill()
+            pytest.skip("this machine has a GPU, where no server is started")
+        _wait(lambda: any(tmp_path.glob(f"{warm.PREFIX}*")))
+        warm.clean_up()
+        assert [p.name.startswith(f"{warm.PREFIX}{run_.pid}-") for p in tmp_path.glob("mlip-warm-*")] == [True]
+        os.killpg(run_.pid, signal.SIGKILL)
+    assert any(tmp_path.glob("mlip-warm-*"))
+    warm.clean_up()
+    assert not any(tmp_path.glob("mlip-warm-*"))
 
 
 def _wait(condition: Callable[[], bool], seconds: float = 60) -> None:

@@ -32,6 +32,9 @@ if MAPPED:
             mapped=one_of(MAPPED),
         conda:
             "../envs/mlip.yaml"
+        threads: NEEDS.threads("maps", "mapped")
+        resources:
+            **NEEDS.asked("maps", "mapped"),
         params:
             seed=FIRST_SEED,
             spec=lambda w: film_maps.fingerprint(PLAN, w.mapped, FIRST_SEED).key,
@@ -62,6 +65,9 @@ if PAIR_PAGE:
             f"{WORK}/logs/false_negatives.log",
         conda:
             "../envs/mlip.yaml"
+        threads: NEEDS.threads("false_negatives")
+        resources:
+            **NEEDS.asked("false_negatives"),
         params:
             spec=false_negatives.fingerprint(PLAN).key,
         shell:
@@ -90,6 +96,9 @@ if PARTS_PAGE:
             f"{WORK}/logs/parts.log",
         conda:
             "../envs/mlip.yaml"
+        threads: NEEDS.threads("parts")
+        resources:
+            **NEEDS.asked("parts"),
         params:
             spec=method_parts.fingerprint(PLAN).key,
         shell:

@@ -18,6 +18,7 @@ try:
     from mlip.errors import UserError
     from mlip.run import warm
     from mlip.run.locks import announce_run, take_over
+    from mlip.run.needs import GPUS, MANY_CORES, Needs, gpus_of
     from mlip.run.newest import newest_file
     from mlip.source_code import digest
     from mlip.study import parse_study, write_study
@@ -34,8 +35,28 @@ try:
 except UserError as error:
     raise WorkflowError(str(error))
 
+# Snakemake reads this file again in each job of a cluster; those are no runs. `--jobs` counts for executors of other machines.
+RUNS = workflow.is_main_process
+LOCAL = RUNS and workflow.resource_settings.nodes is None
+
 # A run that was killed leaves Snakemake's lock: it is removed where its maker is dead.
-take_over(Path(".snakemake"), hold=not workflow.dryrun)
+if RUNS:
+    take_over(Path(".snakemake"), hold=True)
+
+# How many GPUs are there for the jobs: the jobs of a cluster are told by the run. On this machine Snakemake counts them, so
+# that a job that waits for one holds no core.
+try:
+    LIMIT = workflow.global_resources.get("gpu")
+    GPU_COUNT = gpus_of(STUDY.device, LIMIT.value if LIMIT else None, LOCAL)
+except UserError as error:
+    raise WorkflowError(str(error))
+os.environ[GPUS] = str(GPU_COUNT)
+if LOCAL and LIMIT is None:
+    workflow.global_resources["gpu"] = GPU_COUNT
+MANY = os.cpu_count() if LOCAL else MANY_CORES
+NEEDS = Needs(
+    PLAN, GPU_COUNT, min(MANY, workflow.resource_settings.max_threads or MANY)
+)
 
 PATHS = PLAN.paths
 PRINTS = PLAN.fingerprints
@@ -51,7 +72,6 @@ PREDICTIONS = [
 LEADERBOARD = str(PATHS.leaderboard)
 TWINS = sorted({d.twin for d in STUDY.datasets.values() if d.twin})
 MASKED = {name for name, source in PLAN.sources.items() if source.reader.mask_name}
-ALL_CORES = 1024  # Snakemake lowers it to what there is, and need not know that to read this file
 
 
 def one_of(names):
@@ -60,6 +80,14 @@ def one_of(names):
 
 envvars:
     "MLIP_STUDY",
+    GPUS,
+
+
+# Where jobs share no folder with the run, the salt of the hashed identifiers must come with them.
+if "MLIP_SALT" in os.environ:
+
+    envvars:
+        "MLIP_SALT",
 
 
 wildcard_constraints:

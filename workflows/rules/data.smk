@@ -17,6 +17,9 @@ rule store:
         dataset=one_of(set(STUDY.datasets) - MASKED),
     conda:
         "../envs/mlip.yaml"
+    threads: NEEDS.threads("store", "dataset")
+    resources:
+        **NEEDS.asked("store", "dataset"),
     params:
         spec=lambda w: PRINTS.store(w.dataset).key,
     shell:
@@ -45,6 +48,9 @@ rule splits:
         f"{WORK}/logs/splits/{{dataset}}.log",
     conda:
         "../envs/mlip.yaml"
+    threads: NEEDS.threads("splits", "dataset")
+    resources:
+        **NEEDS.asked("splits", "dataset"),
     params:
         spec=lambda w: PRINTS.splits(w.dataset).key,
     shell:
@@ -62,6 +68,9 @@ rule audit:
         f"{WORK}/logs/audit.log",
     conda:
         "../envs/mlip.yaml"
+    threads: NEEDS.threads("audit")
+    resources:
+        **NEEDS.asked("audit"),
     params:
         spec=PRINTS.audit().key,
     shell:

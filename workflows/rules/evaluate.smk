@@ -10,6 +10,9 @@ rule evaluate:
         f"{WORK}/logs/evaluate/{{task}}-{{protocol}}-{{dataset}}-{{row}}-seed{{seed}}.log",
     conda:
         "../envs/mlip.yaml"
+    threads: NEEDS.threads("evaluate", "task", "protocol", "dataset", "row", "seed")
+    resources:
+        **NEEDS.asked("evaluate", "task", "protocol", "dataset", "row", "seed"),
     params:
         spec=lambda w: PLAN.evaluation(w.task, w.protocol, w.dataset, w.row, w.seed).key,
     shell:

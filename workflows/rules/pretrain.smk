@@ -14,6 +14,9 @@ rule tokenizer:
         f"{WORK}/logs/tokenizer.log",
     conda:
         "../envs/mlip.yaml"
+    threads: NEEDS.threads("tokenizer")
+    resources:
+        **NEEDS.asked("tokenizer"),
     params:
         spec=PRINTS.tokenizer().key,
     shell:
@@ -29,6 +32,9 @@ rule knowledge:
         f"{WORK}/logs/knowledge.log",
     conda:
         "../envs/mlip.yaml"
+    threads: NEEDS.threads("knowledge")
+    resources:
+        **NEEDS.asked("knowledge"),
     params:
         spec=PRINTS.knowledge().key,
     shell:
@@ -49,7 +55,9 @@ rule pretrain:
     priority: 50
     conda:
         "../envs/mlip.yaml"
-    threads: STUDY.pretrain.threads
+    threads: NEEDS.threads("pretrain", "method", "seed")
+    resources:
+        **NEEDS.asked("pretrain", "method", "seed"),
     params:
         spec=lambda w: PLAN.training(w.method, w.seed).key,
     shell:
@@ -73,6 +81,9 @@ rule features:
         f"{WORK}/logs/features/{{method}}-seed{{seed}}-{{dataset}}.log",
     conda:
         "../envs/mlip.yaml"
+    threads: NEEDS.threads("features", "method", "seed", "dataset")
+    resources:
+        **NEEDS.asked("features", "method", "seed", "dataset"),
     params:
         spec=lambda w: PLAN.features(w.method, w.seed, w.dataset).key,
     shell:

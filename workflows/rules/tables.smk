@@ -44,7 +44,9 @@ rule tables:
         f"{WORK}/logs/tables.log",
     conda:
         "../envs/mlip.yaml"
-    threads: ALL_CORES
+    threads: NEEDS.threads("tables")
+    resources:
+        **NEEDS.asked("tables"),
     params:
         spec=PLAN.tables().key,
     shell:

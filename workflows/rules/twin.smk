@@ -12,7 +12,9 @@ rule anatomy:
         f"{WORK}/benchmarks/anatomy.tsv"
     conda:
         "../envs/mlip.yaml"
-    threads: ALL_CORES
+    threads: NEEDS.threads("anatomy")
+    resources:
+        **NEEDS.asked("anatomy"),
     params:
         spec=PRINTS.anatomy().key if STUDY.twin else "",
     shell:
@@ -31,7 +33,9 @@ rule twin:
         f"{WORK}/benchmarks/twin/{{hospital}}.tsv"
     conda:
         "../envs/mlip.yaml"
-    threads: ALL_CORES
+    threads: NEEDS.threads("twin", "hospital")
+    resources:
+        **NEEDS.asked("twin", "hospital"),
     params:
         spec=lambda w: PRINTS.twin(w.hospital).key,
     shell:

@@ -33,7 +33,7 @@ def run(plan: Plan, task: str, protocol: str, dataset: str, row: str, seed: int,
         method=row,
         seed=seed,
         entry=None if control else plan.row(row),
-        device=best_device("cpu" if control else plan.study.device),
+        device=best_device("cpu" if control or block.task.needs == "features" else plan.study.device),
         output=output,
         made_by=made_by,
     )
