@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.tasks.fine_tuning.protocol import FineTuningProtocol
-from benchmarks.tasks.shared.dense.protocol import DenseProtocol, at_fraction
+from benchmarks.tasks.fine_tuning.protocol import FineTuningProtocol, Training
+from benchmarks.tasks.shared.dense.protocol import DenseProtocol, at_fraction, entry_at
 from mlip.errors import UserError
 from mlip.methods import Entry, recipe_of
 from mlip.study import ImageEncoderConfig, Study
@@ -321,10 +321,11 @@ class Needs:
         for fraction, draws in block.plan.items():
             labelled = max(1, round(films * TRAINING_PART * fraction / 100))
             if isinstance(protocol, FineTuningProtocol):
-                training = at_fraction(block.source.of(protocol.datasets).training or protocol.training, fraction)
-                steps, batch = training.length(labelled, protocol.batch_size, protocol.max_steps)[0], protocol.batch_size
+                lengths: dict[int, Training] = block.source.of(protocol.datasets).training or protocol.training
+                length = entry_at(lengths, fraction)
+                batch, steps = protocol.batch_size, length.length(labelled, protocol.batch_size, protocol.max_steps)[0]
             elif isinstance(protocol, DenseProtocol) and not protocol.frozen:
-                steps, batch = protocol.length(fraction, labelled), at_fraction(protocol.batch_size, fraction)
+                batch, steps = at_fraction(protocol.batch_size, fraction), protocol.length(fraction, labelled)
             else:
                 return 0.0
             total += len(draws) * steps * batch
