@@ -214,7 +214,7 @@ def study_paths() -> dict[str, str]:
     calls: dict[str, tuple[str, ...]] = {
         "resolved": ("<hash>",), "failure": ("<stage>", "<names>"), "made": ("<stage>", "<names>"), "hospital": ("<hospital>",),
         "data": ("<dataset>",), "splits": ("<dataset>",), "pretrain": ("<row>", "<k>"), "training_state": ("<row>", "<k>"),
-        "features": ("<row>", "<k>", "<dataset>"), "predictions": cell,
+        "features": ("<row>", "<k>", "<dataset>"), "predictions": cell, "evaluation_state": cell,
     }  # fmt: skip
     methods = {n for n, v in vars(StudyPaths).items() if isinstance(v, types.FunctionType) and not n.startswith("_")}
     assert methods == {*calls, "raw"}, "a new path: name it here and in docs/study.md (`raw` is the user's own folder)"

@@ -13,14 +13,19 @@ from pydantic import ValidationError
 from sklearn.metrics import roc_auc_score
 
 import benchmarks.tasks.fine_tuning.model as model_module
+from benchmarks.plan import resolve
+from benchmarks.scores.predictions import read_predictions
 from benchmarks.tasks.catalogue import read_protocol
 from benchmarks.tasks.fine_tuning import TASK
 from benchmarks.tasks.fine_tuning.model import Classifier, loss
 from benchmarks.tasks.shared.probes import logistic_path, standardise
+from benchmarks.tasks.shared.state import State
 from benchmarks.tasks.shared.training import parameter_groups
 from mlip.data.pixels import to_tensor
 from mlip.data.store import open_store
 from mlip.errors import UserError
+from mlip.run.stages import evaluate
+from mlip.study import parse_study
 from tests.benchmarks.tasks import dense_world
 from tests.benchmarks.tasks.fine_tuning import world
 from tests.methods import entry
@@ -138,6 +143,23 @@ def test_a_killed_training_goes_on_and_ends_the_same(made, monkeypatch) -> None:
     assert len(seen) == 7 + 4, "what is done is read until its predictions are written"
     TASK.run(world.job(config, made_by="another", **settings))
     assert len(seen) == 7 + 4 + 10
+
+
+def test_the_stage_writes_predictions_and_leaves_no_state(made, monkeypatch) -> None:
+    config, *_ = made
+    world.plant(config)
+    raw = config.model_dump(mode="json") | {"methods": {"include": ["random"]}}
+    raw["tasks"] = {"fine_tuning": raw["tasks"]["fine_tuning"] | {"budget": world.QUICK | {"max_steps": 4}}}
+    plan = resolve(parse_study(raw, where="test"), look=False)
+    kept = []
+    monkeypatch.setattr(State, "save", lambda self, values: kept.append(self.path))
+    for row in ("random", "constant"):
+        evaluate.run(plan, "fine_tuning", "strict", "films", row, 0, {})
+    table, meta = read_predictions(plan.paths.predictions("fine_tuning", "strict", "films", "random", 0))
+    assert len(table) == world.COUNT // 3 and set(table.seen) == {40}
+    assert meta["fingerprint"] == plan.evaluation("fine_tuning", "strict", "films", "random", 0).key
+    folder = plan.paths.evaluation_state("fine_tuning", "strict", "films", "random", 0)
+    assert kept and kept[0].parent == folder and not folder.exists()
 
 
 def test_the_constant_control(made) -> None:
