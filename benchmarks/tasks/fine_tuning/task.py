@@ -103,7 +103,7 @@ class _FineTuning:
 
         assert job.entry is not None
         self.job, self.protocol = job, job.protocol
-        self.side = job.study.image_size  # of what the encoder is given
+        self.side = job.study.input_side  # of what the encoder is given
         self.cohort = load_cohort(job)
         self.several = self.cohort.target.kind == "multiclass"
         table = np.stack([self.cohort.y[p] for p in self.cohort.target.problems], axis=1)
@@ -194,6 +194,12 @@ class _FineTuning:
 
         return load(self.cohort.store.images, rows)
 
+    def _seen(self, rows: np.ndarray) -> np.ndarray:
+        """Films as encoders see them outside training: their centre, where the study crops."""
+        from mlip.data.pixels import centre
+
+        return centre(self._films(rows), self.job.study.crop_size)
+
     def _logits(self, films: np.ndarray) -> Any:
         from mlip.data.pixels import to_tensor
 
@@ -207,7 +213,7 @@ class _FineTuning:
 
         chunks = [rows[start : start + TEST_BATCH] for start in range(0, len(rows), TEST_BATCH)]
         with torch.no_grad():
-            found = [probabilities(self._logits(self._films(chunk)), self.several) for chunk in chunks]
+            found = [probabilities(self._logits(self._seen(chunk)), self.several) for chunk in chunks]
         return torch.cat(found).double().cpu().numpy()
 
     def _score(self) -> float:

@@ -78,6 +78,27 @@ def test_it_learns_what_the_frozen_encoder_cannot_show(made) -> None:
     assert {k for k in moved if not k.startswith("image_encoder.")} == set(), "and nothing else"
 
 
+def test_a_cropping_study_trains_on_parts_and_tests_the_centre(made, monkeypatch) -> None:
+    config, *_ = made
+    world.plant(config)
+    store, seen = open_store(world.job(config).paths.data("films")), {True: [], False: []}
+    forward = Classifier.forward
+
+    def watched(self, films):
+        seen[self.training].append(films)
+        return forward(self, films)
+
+    monkeypatch.setattr(Classifier, "forward", watched)
+    cropping = config.model_copy(update={"crop_size": 16})
+    TASK.run(world.job(cropping, **world.QUICK | {"max_steps": 2}))
+    assert {f.shape[-1] for f in seen[True] + seen[False]} == {16}
+    tested = torch.cat(seen[False])[-world.COUNT // 3 :]
+    whole = to_tensor(np.asarray(store.images)[-world.COUNT // 3 :])
+    assert torch.equal(tested, whole[..., 8:24, 8:24])
+    centres = to_tensor(np.asarray(store.images))[..., 8:24, 8:24]
+    assert not any(torch.equal(film, centre) for film in seen[True][0] for centre in centres)
+
+
 def test_shuffled_labels_teach_nothing(made) -> None:
     config, *_ = made
     world.plant(config, shuffled=True)
