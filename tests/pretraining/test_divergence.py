@@ -13,6 +13,7 @@ from mlip.contract import Batch
 from mlip.fingerprints import Fingerprint
 from mlip.methods import entries
 from mlip.pretraining.loop import _Training
+from mlip.pretraining.processes import ALONE
 from mlip.seeding import torch_generator
 from tests.pretraining.conftest import Trainer
 
@@ -70,7 +71,7 @@ def test_counterparts_stay_similar_yet_distinct(rows_in: Trainer, tmp_path: Path
     study = rows_in(epochs=7, batch_size=16)
     entry = entries(study)[0]["cvpr24"]
     entry.params["divergence_form"] = form
-    training = Watched(study, entry, 0, tmp_path, Fingerprint("", ""))
+    training = Watched(ALONE, torch.device("cpu"), study, entry, 0, tmp_path, Fingerprint("", ""))
     training.run()
     assert len(training.seen) >= 3
     for modality in "vt":

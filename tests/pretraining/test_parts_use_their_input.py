@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.analyses import parts
 from benchmarks.analyses.parts import ENTITIES, FILM, KNOWLEDGE, Rise
@@ -20,6 +21,7 @@ from mlip.fingerprints import Fingerprint
 from mlip.methods import entries
 from mlip.paths import StudyPaths
 from mlip.pretraining.loop import _Training
+from mlip.pretraining.processes import ALONE
 from mlip.study import MethodsConfig
 from tests.pretraining.conftest import Trainer
 
@@ -42,7 +44,7 @@ def test_a_term_gets_worse_when_its_input_is_replaced(rows_in: Trainer, name: st
     study = study.model_copy(update={"methods": MethodsConfig(include=[name])})
     entry, folder = entries(study)[0][name], StudyPaths(study).pretrain(name, 0)
     folder.mkdir(parents=True)
-    training = _Training(study, entry, 0, folder, Fingerprint("", ""))
+    training = _Training(ALONE, torch.device("cpu"), study, entry, 0, folder, Fingerprint("", ""))
     training.run()
     method = training.method.eval()
     plan: Any = SimpleNamespace(study=study)

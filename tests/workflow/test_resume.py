@@ -85,17 +85,18 @@ def test_state_of_another_configuration_is_not_continued(smoke: Run, tmp_path: P
     study, _ = _twin_of(smoke, tmp_path)
     from mlip.methods import entries
     from mlip.pretraining.loop import _Training
+    from mlip.pretraining.processes import ALONE
 
     out = StudyPaths(study).pretrain(ROW, 0)
     out.mkdir(parents=True)
     entry = entries(study)[0][ROW]
-    first = _Training(study, entry, 0, out, resolve(study).training(ROW, 0))
+    first = _Training(ALONE, torch.device("cpu"), study, entry, 0, out, resolve(study).training(ROW, 0))
     first.step = 5
     first._save()
     longer = study.model_copy(update={"pretrain": study.pretrain.model_copy(update={"epochs": 9})})
-    second = _Training(longer, entry, 0, out, resolve(longer).training(ROW, 0))
+    second = _Training(ALONE, torch.device("cpu"), longer, entry, 0, out, resolve(longer).training(ROW, 0))
     second._resume()
     assert second.step == 0
-    same = _Training(study, entry, 0, out, resolve(study).training(ROW, 0))
+    same = _Training(ALONE, torch.device("cpu"), study, entry, 0, out, resolve(study).training(ROW, 0))
     same._resume()
     assert same.step == 5
