@@ -62,7 +62,7 @@ def device_of_rank(choice: str, local: int, count: int) -> torch.device:
         return torch.device("cpu")
     numbers = list(gpus)
     if len(numbers) > 1 or "TORCHELASTIC_RUN_ID" in os.environ:  # else srun shows each task its own
-        _demand(gpus, count)
+        _demand(gpus, max(count, local + 1))
         return torch.device("cuda", numbers[local])
     return torch.device("cuda", numbers[0])
 

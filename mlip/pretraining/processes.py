@@ -40,26 +40,21 @@ ALONE = Ranks()
 
 
 def launched() -> Ranks:
-    """What ``torchrun`` or ``srun`` has started; :data:`ALONE` where neither was used, or ``srun`` started one task.
-
-    Raises
-    ------
-    UserError : ``srun``'s settings give no ranks.
-    """
+    """What ``torchrun`` or ``srun`` has started; :data:`ALONE` where neither was used, or ``srun`` started one task."""
     told = os.environ
     if "TORCHELASTIC_RUN_ID" in told:
         address = f"tcp://{told['MASTER_ADDR']}:{told['MASTER_PORT']}"
         rank, count, local = (int(told[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
         return Ranks(rank, count, local, int(told.get("GROUP_WORLD_SIZE", "1")), address if count > 1 else "")
     if int(told.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in told:
-        try:
-            slurm = SLURMEnvironment(auto_requeue=False)
-        except RuntimeError as error:
-            raise UserError(str(error).partition(".")[0], where="srun", fix="give --ntasks-per-node") from None
         nodes = int(told.get("SLURM_STEP_NUM_NODES", told.get("SLURM_NNODES", "1")))
-        address = f"tcp://{slurm.main_address}:{slurm.main_port}"
-        count = int(told["SLURM_STEP_NUM_TASKS"])
-        return Ranks(slurm.global_rank(), count, slurm.local_rank(), nodes, address)
+        listed = told.get("SLURM_STEP_NODELIST", told.get("SLURM_NODELIST", "localhost"))
+        host = told.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(listed)
+        # A port that all tasks of a step know, and that two steps at once on one machine do not share.
+        step = int(told.get("SLURM_JOB_ID", "0")) * 10 + int(told.get("SLURM_STEP_ID", "0"))
+        address = f"tcp://{host}:{told.get('MASTER_PORT') or 15000 + step % 10000}"
+        rank, count, local = (int(told[name]) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
+        return Ranks(rank, count, local, nodes, address)
     return ALONE
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +20,9 @@ from mlip.fingerprints import Fingerprint
 from mlip.methods import entries
 from mlip.paths import StudyPaths
 from mlip.pretraining.loop import _Training, pretrain
-from mlip.pretraining.processes import Ranks
-from mlip.study import Study
+from mlip.pretraining.processes import ALONE, Ranks, launched, was_launched
+from mlip.study import Study, write_study
+from tests.conftest import ROOT
 from tests.pretraining.conftest import Trainer
 
 ROW = "isbi24"
@@ -73,6 +77,27 @@ def test_two_processes_train_as_one_and_go_on_after_a_kill(rows_in: Trainer, tmp
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
+@pytest.mark.slow  # three command lines
+def test_torchrun_trains_what_the_command_itself_does(rows_in: Trainer, tmp_path: Path) -> None:
+    study = rows_in(epochs=1, batch_size=16, devices=2)
+    file = tmp_path / "study.json"
+    write_study(study, file)
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = ["-m", "mlip", "run", "pretrain", ROW, "-s", str(file)]
+    subprocess.run([sys.executable, *command], check=True, env=variables, cwd=ROOT)
+    weights, lines, _ = _made(study)
+    noted = StudyPaths(study).made("pretrain", ROW, 0)
+    noted.unlink()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    subprocess.run([*torchrun, "2", *command], check=True, env=variables, cwd=ROOT)
+    again, lines_again, card = _made(study)
+    assert noted.is_file() and "2 processes" in str(card["device"])
+    assert [line["loss"] for line in lines_again] == [line["loss"] for line in lines]
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    wrong = subprocess.run([*torchrun, "1", *command], env=variables, cwd=ROOT, capture_output=True, text=True)
+    assert wrong.returncode and "pretrain.devices is 2" in wrong.stderr
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(rows_in: Trainer) -> None:
     with pytest.raises(UserError, match="a batch of 15 pairs cannot be shared by 2 processes"):
         study = rows_in(batch_size=15, devices=2)
@@ -94,6 +119,21 @@ def test_another_number_of_processes_than_devices_is_refused(rows_in: Trainer, m
         _train(rows_in(devices=2))
 
 
+def test_srun_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = {"SLURM_JOB_ID": "123456", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    for name, value in batch.items():
+        monkeypatch.setenv(name, value)
+    assert launched() == ALONE and not was_launched()  # the script of a job: nobody started tasks of it
+    step = {"STEP_NUM_TASKS": "4", "STEP_NUM_NODES": "2", "STEP_NODELIST": "gpu[07-08]", "STEP_ID": "1"}
+    for name, value in (step | {"PROCID": "3", "LOCALID": "1"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert launched() == Ranks(3, 4, 1, 2, f"tcp://gpu07:{15000 + 1234561 % 10000}") and was_launched()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")  # as Snakemake's executor starts a job
+    assert not was_launched()
+
+
+@pytest.mark.slow  # two trainings; a step's equality: test_processes.py
 def test_chunks_of_a_training_without_batch_norm_change_nothing(rows_in: Trainer) -> None:
     study = _without_dropout(rows_in(epochs=1, batch_size=16))
     _train(study)

@@ -163,6 +163,7 @@ def _refuse(ranks: Ranks) -> None:
     time.sleep(600)
 
 
+@pytest.mark.slow  # two more processes
 def test_a_mistake_in_one_process_ends_all_and_is_told() -> None:
     with pytest.raises(UserError, match=r"here: is wrong\. Fix: mend it"):
         start(2, _refuse)
