@@ -73,9 +73,9 @@ class AugmentSpec(_Closed):
         default=None,
         description="share of the film's area that is cut out and enlarged; null: a random part of `crop_size`",
     )
-    flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip")
-    rotate: float = Field(0.0, ge=0, description="largest angle in degrees")
-    shift: float = Field(0.0, ge=0, le=1, description="largest translation as a share of the side")
+    flip: float = Field(default=0.0, ge=0, le=1, description="probability of a horizontal flip")
+    rotate: float = Field(default=0.0, ge=0, description="largest angle in degrees")
+    shift: float = Field(default=0.0, ge=0, le=1, description="largest translation as a share of the side")
     scale: Range | None = Field(default=None, description="factors of size")
     brightness: Range | None = Field(default=None, description="factors")
     contrast: Range | None = Field(default=None, description="factors")
