@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from mlip.study import Study
 
 REVISION = "0" * 40  # a commit that no repository has
-# Bio_ClinicalBERT's sizes, which are BERT-base cased's, and the special pieces in the places that they have there.
-BERT: dict[str, Any] = {"vocab_size": 28996, "max_position_embeddings": 512, "type_vocab_size": 2}
+PIECES = 28996  # of Bio_ClinicalBERT's vocabulary, which is BERT-base cased's; its other sizes are BertConfig's own
 UNUSED = 99
 
 
@@ -90,7 +89,7 @@ def _write_bert(place: Path, seed: int) -> None:
     from transformers.models.bert import BertConfig, BertForPreTraining
 
     seed_everything(seed, "stand-in", "bert")
-    config = BertConfig(**BERT)
+    config = BertConfig(vocab_size=PIECES)
     torch.save(BertForPreTraining(config).state_dict(), place / "pytorch_model.bin")
     config.save_pretrained(place)
     (place / "vocab.txt").write_text("\n".join(_vocabulary()) + "\n", encoding="utf-8")
@@ -105,8 +104,7 @@ def _vocabulary() -> list[str]:
     words = sorted(set(re.findall(r"[A-Za-z]{2,}", _written())))
     pieces = ["[PAD]", *(f"[unused{n}]" for n in range(1, UNUSED + 1)), *(s for s in SPECIAL if s != "[PAD]")]
     pieces += [*letters, *(f"##{c}" for c in letters), *words]
-    size = BERT["vocab_size"]
-    return [*pieces, *(f"[unused{n}]" for n in range(UNUSED + 1, UNUSED + 1 + size - len(pieces)))]
+    return [*pieces, *(f"[unused{n}]" for n in range(UNUSED + 1, UNUSED + 1 + PIECES - len(pieces)))]
 
 
 def _written() -> str:
