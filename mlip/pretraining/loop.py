@@ -268,29 +268,23 @@ class _Training:
         os.replace(temporary, self.state_path)
 
     def _resume(self) -> None:
+        name = f"{self.entry.name} seed {self.seed}"
+        lines = self.metrics_path.read_text(encoding="utf-8").splitlines() if self.metrics_path.is_file() else []
         if self.state_path.is_file():
-            state = {"method": self.method, "optimizer": self.optimizer}
-            if torch.load(self.state_path, map_location="cpu", weights_only=False).get("key") == self.key:
-                rest = self.fabric.load(self.state_path, state)
+            kept = torch.load(self.state_path, map_location="cpu", weights_only=False)
+            if kept.get("key") != self.key:
+                logger.info(f"{name}: {self.state_path} is the state of another configuration, training starts anew")
+            elif kept["step"] > len(lines):  # a power cut can lose the one and leave the other
+                logger.info(f"{name}: {self.metrics_path} lacks steps of the state beside it, training starts anew")
+            else:
+                rest = self.fabric.load(self.state_path, {"method": self.method, "optimizer": self.optimizer})
                 self.code = rest["code"]  # a training that goes on in spite of an edit is of the code that began it
                 self.step, self.seconds, self.resumed = rest["step"], rest["seconds"], rest["resumed"] + 1
-                logger.info(
-                    f"{self.entry.name} seed {self.seed}: continues at step {self.step} of {self.batches.steps}"
-                )
-            else:
-                logger.info(
-                    f"{self.entry.name} seed {self.seed}: the state in {self.state_path} belongs to another configuration, training starts anew"
-                )
+                logger.info(f"{name}: continues at step {self.step} of {self.batches.steps}")
         if self.ranks.count > 1:
             self._agree()
-        if self.ranks.rank:
-            return
-        lines = (
-            self.metrics_path.read_text(encoding="utf-8").splitlines()[: self.step]
-            if self.metrics_path.is_file()
-            else []
-        )
-        self.metrics_path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        if not self.ranks.rank:
+            self.metrics_path.write_text("".join(f"{line}\n" for line in lines[: self.step]), encoding="utf-8")
 
     def _agree(self) -> None:
         """Raise UserError where a process has not found the state that the others go on from."""

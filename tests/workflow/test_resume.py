@@ -15,7 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.plan import resolve
+from mlip.methods import entries
 from mlip.paths import StudyPaths
+from mlip.pretraining.loop import _Training
+from mlip.pretraining.processes import ALONE
 from mlip.study import Study, load_study, write_study
 from tests.conftest import ROOT
 from tests.workflow.conftest import Run
@@ -83,20 +86,31 @@ def test_killed_training_continues_and_ends_with_the_same_weights(smoke: Run, tm
 
 def test_state_of_another_configuration_is_not_continued(smoke: Run, tmp_path: Path) -> None:
     study, _ = _twin_of(smoke, tmp_path)
-    from mlip.methods import entries
-    from mlip.pretraining.loop import _Training
-    from mlip.pretraining.processes import ALONE
-
     out = StudyPaths(study).pretrain(ROW, 0)
     out.mkdir(parents=True)
     entry = entries(study)[0][ROW]
     first = _Training(ALONE, torch.device("cpu"), study, entry, 0, out, resolve(study).training(ROW, 0))
     first.step = 5
     first._save()
+    first.metrics_path.write_text("{}\n" * 6, encoding="utf-8")
     longer = study.model_copy(update={"pretrain": study.pretrain.model_copy(update={"epochs": 9})})
     second = _Training(ALONE, torch.device("cpu"), longer, entry, 0, out, resolve(longer).training(ROW, 0))
     second._resume()
     assert second.step == 0
     same = _Training(ALONE, torch.device("cpu"), study, entry, 0, out, resolve(study).training(ROW, 0))
     same._resume()
-    assert same.step == 5
+    assert same.step == 5 and len(same.metrics_path.read_text(encoding="utf-8").splitlines()) == 5
+
+
+def test_a_state_whose_record_of_losses_is_lost_is_not_continued(smoke: Run, tmp_path: Path) -> None:
+    study, _ = _twin_of(smoke, tmp_path)
+    out = StudyPaths(study).pretrain(ROW, 0)
+    out.mkdir(parents=True)
+    made = (study, entries(study)[0][ROW], 0, out, resolve(study).training(ROW, 0))
+    first = _Training(ALONE, torch.device("cpu"), *made)
+    first.step = 5
+    first._save()
+    first.metrics_path.write_text("{}\n" * 4, encoding="utf-8")
+    again = _Training(ALONE, torch.device("cpu"), *made)
+    again._resume()
+    assert again.step == 0 and again.metrics_path.read_text(encoding="utf-8") == ""
