@@ -17,3 +17,8 @@ def test_it_warms_up_and_then_falls_to_zero() -> None:
 def test_constant_stays_and_no_warm_up_starts_at_the_full_rate() -> None:
     assert [rate(s, 8, 2, "constant") for s in range(8)] == [0.5] + [1.0] * 7
     assert [rate(0, 8, 0, then) for then in ("cosine", "constant")] == [1.0, 1.0]
+
+
+def test_linear_falls_along_a_line() -> None:
+    rates = [rate(step, 10, 2, "linear") for step in range(10)]
+    assert rates[:3] == [0.5, 1.0, 1.0] and rates[6] == pytest.approx(0.5) and rates[9] == pytest.approx(1 / 8)

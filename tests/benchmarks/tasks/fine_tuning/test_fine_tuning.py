@@ -183,6 +183,37 @@ def test_the_stage_writes_predictions_and_leaves_no_state(made, monkeypatch) -> 
     assert kept and kept[0].parent == folder and not folder.exists()
 
 
+@pytest.mark.parametrize("kind", ["cnn", "vit"])
+def test_the_lineages_protocol_runs_as_it_is_written(kind, tmp_path: Path, monkeypatch) -> None:
+    config = world.study(tmp_path)
+    method = dense_world.method(world.encoder(config, kind))
+    dense_world.give_method(monkeypatch, method)
+    world.plant(config)
+    before = copy.deepcopy(method.state_dict())
+    table = TASK.run(world.job(config, "maco-2024", max_steps=3))
+    assert table.p.between(0, 1).all() and set(table.seen) == {40}
+    moved = [k for k, v in method.image_encoder.named_parameters() if not torch.equal(before[f"image_encoder.{k}"], v)]
+    assert len(moved) > 10
+
+
+def test_several_classes_and_labels_that_are_not_known(made) -> None:
+    config, *_ = made
+    y = world.plant(config)
+    folder = world.job(config).paths.data("films")
+    frame = pd.read_parquet(folder / "records.parquet")
+    frame["label.across"], frame["label.along"] = y.astype(np.float32), (1 - y).astype(np.float32)
+    frame["label.unknown"] = np.where(np.arange(world.COUNT) % 3, np.nan, y).astype(np.float32)
+    frame.to_parquet(folder / "records.parquet")
+    several = {"rsna": {"labels": ["along", "across"], "kind": "multiclass"}}
+    chosen = world.QUICK | {"selection": "best_val", "readings": 6, "datasets": several}
+    table = TASK.run(world.job(config, **chosen))
+    assert auroc(table[table.label == "across"]) > 0.95
+    assert np.allclose(table.groupby("image_id").p.sum(), 1)
+    table = TASK.run(world.job(config, **world.QUICK, datasets={"rsna": {"labels": ["across", "unknown"]}}))
+    assert auroc(table[table.label == "across"]) > 0.95 and auroc(table[table.label == "unknown"]) > 0.9
+    assert (table.label == "unknown").sum() < (table.label == "across").sum() == world.COUNT // 3
+
+
 def test_the_constant_control(made) -> None:
     config, *_ = made
     world.plant(config)
