@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 from tests.workflow.conftest import snakemake, write_config
 
 # Whatever else differs is a fault: it would be rehearsed otherwise than it will be run.
+TRAINED = ("fine_tuning", "detection", "segmentation")  # whose every draw is a training
 REASONS = {
     "study": "its files lie beside those of the paper study",
     "title": "says what it is",
@@ -29,8 +30,8 @@ REASONS = {
     "pretrain.steps": "one step of each training",
     "pretrain.seeds": "one training of each row: a checkpoint has up to 0.9 GB",
     "pretrain.threads": "two trainings at once on two cores",
-    "tasks.detection.budget": "one step of each head",
-    "tasks.segmentation.budget": "one step of each head",
+    **{f"tasks.{task}.budget": "one step of two films" for task in TRAINED},
+    **{f"tasks.{task}.draws": "further draws are the same code" for task in TRAINED},
 }
 
 
