@@ -126,6 +126,8 @@ def _reason(row: Mapping[Any, Any], same_data: bool) -> str:
             return f"{row[f'status_{side}']} in one run"
     if same_data and row["n_test_a"] != row["n_test_b"]:
         return f"{row['n_test_a']:.0f} test images against {row['n_test_b']:.0f}"
+    if same_data and row["draw_count_a"] != row["draw_count_b"]:
+        return f"{row['draw_count_a']:.0f} draws of the labels against {row['draw_count_b']:.0f}"
     return "one training in both runs" if np.isnan(row["margin"]) else ""
 
 
@@ -179,7 +181,7 @@ def differences(a: Run, b: Run) -> list[str]:
     lines += [
         f"`{key}`: {one.get(key)} against {two.get(key)}"
         for key in sorted(one.keys() | two.keys())
-        if one.get(key) != two.get(key)
+        if one.get(key) != two.get(key) and (one.get(key) or two.get(key))  # a key that came later, and is empty
     ]
     return lines
 

@@ -109,6 +109,19 @@ def test_what_cannot_be_compared_is_said(folder, tmp_path):
         Run.read(tmp_path)
 
 
+def test_means_of_other_label_draws_are_not_compared(folder, tmp_path):
+    run = Run.read(folder)
+
+    def more_draws(cells):
+        cells.loc[(cells["task"] == "probe") & (cells["fraction"] == 1), "draw_count"] += 1
+
+    found = compare(run, changed(folder, tmp_path, more_draws)).cells
+    few = (found["task"] == "probe") & (found["fraction"] == 1)
+    assert few.sum() > 10 and set(found.loc[few, "verdict"]) == {NOT_COMPARABLE}
+    assert set(found.loc[few & (found["status_a"] == "ok"), "reason"]) == {"2 draws of the labels against 3"}
+    assert AGREES in set(found.loc[~few, "verdict"])
+
+
 def test_one_training_in_both_runs_cannot_be_compared(tmp_path, monkeypatch):
     world = make_world(tmp_path, monkeypatch)
     world.fill()
