@@ -30,17 +30,19 @@ LINEAGES = {
     "maco-2024": "MaCo and MRM (Huang et al., 2024; Zhou et al., 2023): sizes of their published lists",
 }
 
-# Known departures from good practice: data set's reader -> what the division does. `shared` faults are expected then.
+# Of MGCA's code, whose divisions g2d-2024 takes over but for Object-CXR's.
+_OF_MGCA = {
+    "all": "labels are drawn at random, not by class (where a draw at 1 % of a small data set holds one class, a row is moved there)",
+    "chexpert": "shared with validation: its rows are dropped from training by label after rows were removed, so some stay in both",
+    "covidx": "shared with validation: images of the training list are divided, so a patient with several can be in training and validation",
+    "siim": "shared: rows of the csv are divided, so an image with several masks can be in several parts",
+}
+
+# Known departures from good practice: data set's reader -> what the division does. `shared` faults are expected then, where it is
+# `shared with validation` those between training and validation part.
 QUIRKS: dict[str, dict[str, str]] = {
-    "mgca-2022": {
-        "all": "labels are drawn at random, not by class (where a draw at 1 % of a small data set holds one class, a row is moved there)",
-        "chexpert": "shared: validation rows are dropped from training by label after rows were removed, so some stay in both",
-        "siim": "shared: rows of the csv are divided, so an image with several masks can be in several parts",
-        "object_cxr": "training is divided 90/10, the sizes printed by others are 80/20",
-    },
-    "g2d-2024": {
-        "all": "labels are drawn at random, not by class (where a draw at 1 % of a small data set holds one class, a row is moved there)"
-    },
+    "mgca-2022": {**_OF_MGCA, "object_cxr": "training is divided 90/10, the sizes printed by others are 80/20"},
+    "g2d-2024": _OF_MGCA,
     "maco-2024": {
         "all": "the members of the published lists are not part of this project: the sizes are theirs, the draw is ours; "
         "use lists:<folder> for the members themselves",

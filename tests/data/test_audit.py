@@ -151,13 +151,28 @@ def test_two_divisions_of_one_data_set_are_no_leak_unless_one_is_pretrained_on(t
         audit(built(seen))
 
 
-def test_a_known_quirk_of_a_lineage_is_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", ["mgca-2022", "g2d-2024"])
+def test_a_known_quirk_of_a_lineage_is_a_warning(tmp_path: Path, rule: str) -> None:
     WRITERS["siim"](tmp_path / "siim", images=60)
-    study = built(study_of(tmp_path, {"siim": {"split": "mgca-2022"}}))
-    report = audit(study)
+    report = audit(built(study_of(tmp_path, {"siim": {"split": rule}})))
     assert any(
         f.level == "warning" and "known quirk" in f.text and "rows of the csv" in f.text for f in report.findings
     )
+
+
+@pytest.mark.parametrize("rule", ["mgca-2022", "g2d-2024"])
+def test_a_quirk_between_training_and_validation_excuses_nothing_of_the_test_part(tmp_path: Path, rule: str) -> None:
+    write_covidx(tmp_path / "covidx", images=40)
+    listed = tmp_path / "covidx" / "train_COVIDx9A.txt"
+    lines = listed.read_text(encoding="utf-8").splitlines()
+    two_films_each = [f"{i // 2} {line.split(' ', 1)[1]}" for i, line in enumerate(lines)]
+    listed.write_text("\n".join(two_films_each) + "\n", encoding="utf-8")
+    report = audit(built(study_of(tmp_path, {"covidx": {"split": rule}})))
+    assert any(f.level == "warning" and "known quirk" in f.text and "training list" in f.text for f in report.findings)
+    tested = (tmp_path / "covidx" / "test_COVIDx9A.txt").read_text(encoding="utf-8").split()[0]
+    listed.write_text("\n".join([f"{tested} {two_films_each[0].split(' ', 1)[1]}", *two_films_each[1:]]) + "\n")
+    with pytest.raises(UserError, match=r"1 patients are in (train|val) and in test"):
+        audit(built(study_of(tmp_path / "again", {"covidx": {"split": rule, "root": str(tmp_path / "covidx")}})))
 
 
 def test_draws_that_are_not_nested_or_of_one_class(tmp_path: Path) -> None:

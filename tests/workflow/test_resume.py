@@ -93,13 +93,13 @@ def test_state_of_another_configuration_is_not_continued(smoke: Run, tmp_path: P
     first.step = 5
     first._save()
     first.metrics_path.write_text("{}\n" * 6, encoding="utf-8")
+    same = _Training(ALONE, torch.device("cpu"), study, entry, 0, out, resolve(study).training(ROW, 0))
+    same._resume()
+    assert same.step == 5 and len(same.metrics_path.read_text(encoding="utf-8").splitlines()) == 5
     longer = study.model_copy(update={"pretrain": study.pretrain.model_copy(update={"epochs": 9})})
     second = _Training(ALONE, torch.device("cpu"), longer, entry, 0, out, resolve(longer).training(ROW, 0))
     second._resume()
     assert second.step == 0
-    same = _Training(ALONE, torch.device("cpu"), study, entry, 0, out, resolve(study).training(ROW, 0))
-    same._resume()
-    assert same.step == 5 and len(same.metrics_path.read_text(encoding="utf-8").splitlines()) == 5
 
 
 def test_a_state_whose_record_of_losses_is_lost_is_not_continued(smoke: Run, tmp_path: Path) -> None:
