@@ -30,7 +30,7 @@ REASONS = {
     "pretrain.steps": "one step of each training",
     "pretrain.seeds": "one training of each row: a checkpoint has up to 0.9 GB",
     "pretrain.threads": "two trainings at once on two cores",
-    "tasks.linear_probe.fractions": "1 and 10 % of a few dozen films lack a class",
+    "tasks.linear_probe.fractions": "less than most of a few dozen films lacks a class",
     "tasks.few_shot.fractions": "16 films of each class are more than two cores encode in the time",
     **{f"tasks.{task}.budget": "one step of two films" for task in TRAINED},
     **{f"tasks.{task}.draws": "further draws are the same code" for task in TRAINED},
