@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,8 +14,8 @@ from benchmarks.tasks.shared.classification import (
     Cohort,
     Target,
     check_target,
+    constant,
     load_cohort,
-    prevalence,
 )
 from benchmarks.tasks.shared.features import read_features
 from benchmarks.tasks.shared.probes import logistic_path, principal_axes, standardise
@@ -99,12 +100,7 @@ class FewShot(ClassificationTask):
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:
         """``constant``: the class shares among the shots, which are equal."""
-        cohort, frames = load_cohort(job), []
-        for k, draw in self.plan(job.protocol, job.task):
-            for problem in cohort.target.problems:
-                train, test = shots(job, cohort, problem, k, draw), cohort.part("test", problem)
-                frames.append(cohort.rows(problem, test, prevalence(cohort, problem, train, test), k, draw))
-        return pd.concat(frames, ignore_index=True)
+        return constant(job, self.plan(job.protocol, job.task), partial(shots, job))
 
     def metrics(self, protocol: FewShotProtocol, source: Source) -> list[MetricSpec]:
         return source.of(protocol.datasets).metrics()

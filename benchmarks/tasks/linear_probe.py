@@ -13,8 +13,8 @@ from benchmarks.tasks.shared.classification import (
     Cohort,
     Target,
     check_target,
+    constant,
     load_cohort,
-    prevalence,
     require_classes,
 )
 from benchmarks.tasks.shared.features import read_features
@@ -71,14 +71,7 @@ class LinearProbe(ClassificationTask):
         return pd.concat(frames, ignore_index=True)
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:
-        """``constant``: each label's share among the training rows of the draw."""
-        cohort, frames = load_cohort(job), []
-        for fraction, draw in self.plan(job.protocol, job.task):
-            for problem in cohort.target.problems:
-                train = cohort.usable(train_rows(cohort.splits, fraction, draw), problem)
-                test = cohort.part("test", problem)
-                frames.append(cohort.rows(problem, test, prevalence(cohort, problem, train, test), fraction, draw))
-        return pd.concat(frames, ignore_index=True)
+        return constant(job, self.plan(job.protocol, job.task))
 
     def metrics(self, protocol: LinearProbeProtocol, source: Source) -> list[MetricSpec]:
         return source.of(protocol.datasets).metrics()

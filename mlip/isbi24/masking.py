@@ -88,11 +88,6 @@ class PatchDecoder(nn.Module):
         return self.pixels(self.norm(self.blocks(x))[:, self.prefix :])
 
 
-def reconstruction_loss(predicted: Tensor, target: Tensor, visible: Tensor, normalise: bool) -> Tensor:
-    """:func:`patch_errors` over the masked patches: [B, P, n], [B, P, n], [B, P] bool (True = visible) -> scalar."""
-    return masked_mean(patch_errors(predicted, target, normalise), visible)
-
-
 def patch_errors(predicted: Tensor, target: Tensor, normalise: bool) -> Tensor:
     """Mean squared error of each patch: [B, P, n], [B, P, n] -> [B, P].
 

@@ -23,7 +23,7 @@ def clipped_weights(attention: Tensor, low: float = 0.1, high: float = 0.9) -> T
     return clipped / clipped.sum(dim=1, keepdim=True)
 
 
-def mgca_local(
+def mgca_local_pairs(
     patches: Tensor,
     words: Tensor,
     word_pad_mask: Tensor,
@@ -31,8 +31,8 @@ def mgca_local(
     patch_weights: Tensor | None = None,
     temperature: float = 0.1,
     encoder: Literal["resnet", "vit"] = "resnet",
-) -> Tensor:
-    """MGCA's bidirectional token-wise alignment CTA (Wang et al. 2022, eqs. 4-7; HKU-MedAI/MGCA ``mgca_module.py``).
+) -> tuple[Tensor, Tensor]:
+    """MGCA's bidirectional token-wise alignment CTA (Wang et al. 2022, eqs. 4-7; HKU-MedAI/MGCA ``mgca_module.py``), in float32.
 
     Each word is contrasted, among the words of its own report, with the patches that it attends to; each patch with
     the words that it attends to. Both kinds are weighted by how much the encoder attends to the token.
@@ -46,52 +46,22 @@ def mgca_local(
 
     Returns
     -------
-    Scalar: word loss + patch loss, each the mean of its two directions.
-    """
-    of_words, of_patches = mgca_local_pairs(
-        patches, words, word_pad_mask, word_weights, patch_weights, temperature, encoder
-    )
-    return of_words.mean() + of_patches.mean()
-
-
-def mgca_local_pairs(
-    patches: Tensor,
-    words: Tensor,
-    word_pad_mask: Tensor,
-    word_weights: Tensor,
-    patch_weights: Tensor | None = None,
-    temperature: float = 0.1,
-    encoder: Literal["resnet", "vit"] = "resnet",
-) -> tuple[Tensor, Tensor]:
-    """The word loss and the patch loss [B] of each pair, whose means :func:`mgca_local` adds; in float32.
-
+    The word loss and the patch loss [B] of each pair, each the mean of its two directions. CTA is the sum of their means.
     A pair's losses depend on the other pairs only by the number of words W to which all are padded.
     """
     with torch.autocast(patches.device.type, enabled=False):
-        return _of_pairs(_full(patches), _full(words), word_pad_mask, word_weights, patch_weights, temperature, encoder)
+        patches, words = (functional.normalize(_full(x), dim=-1) for x in (patches, words))
+        affinity = words @ patches.transpose(1, 2) / temperature  # [B, W, P]
+        seen = functional.normalize(affinity.softmax(dim=2) @ patches, dim=-1)
+        loss_word = _token_contrast(words @ seen.transpose(1, 2) / temperature, word_weights)
 
-
-def _of_pairs(
-    patches: Tensor,
-    words: Tensor,
-    word_pad_mask: Tensor,
-    word_weights: Tensor,
-    patch_weights: Tensor | None,
-    temperature: float,
-    encoder: Literal["resnet", "vit"],
-) -> tuple[Tensor, Tensor]:
-    patches, words = functional.normalize(patches, dim=-1), functional.normalize(words, dim=-1)
-    affinity = words @ patches.transpose(1, 2) / temperature  # [B, W, P]
-    seen = functional.normalize(affinity.softmax(dim=2) @ patches, dim=-1)
-    loss_word = _token_contrast(words @ seen.transpose(1, 2) / temperature, word_weights)
-
-    affinity = affinity.transpose(1, 2).masked_fill(word_pad_mask.unsqueeze(1), -torch.inf)
-    read = affinity.softmax(dim=2) @ words  # [B, P, E]
-    if encoder == "resnet":
-        read = functional.normalize(read, dim=-1)
-    if patch_weights is None:
-        patch_weights = patches.new_full(patches.shape[:2], 1 / patches.shape[1])
-    return loss_word, _token_contrast(patches @ read.transpose(1, 2) / temperature, patch_weights)
+        affinity = affinity.transpose(1, 2).masked_fill(word_pad_mask.unsqueeze(1), -torch.inf)
+        read = affinity.softmax(dim=2) @ words  # [B, P, E]
+        if encoder == "resnet":
+            read = functional.normalize(read, dim=-1)
+        if patch_weights is None:
+            patch_weights = patches.new_full(patches.shape[:2], 1 / patches.shape[1])
+        return loss_word, _token_contrast(patches @ read.transpose(1, 2) / temperature, patch_weights)
 
 
 def token_attention(patches: Tensor, tokens: Tensor, pad: Tensor, temperature: float) -> Tensor:

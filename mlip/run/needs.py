@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 GPUS = "MLIP_GPUS"  # how many GPUs the jobs of a run may hold at a time; the jobs of a cluster read it
 MANY_GPUS = 1024  # a cluster's own limits count
 MANY_CORES = 16  # of a job on a cluster that is done in several processes
-PRETRAIN, DENSE = "pretrain", ("detection", "segmentation")
+PRETRAIN = "pretrain"
 ON_GPU = (PRETRAIN, "features", "evaluate", "maps", "false_negatives", "parts")
 
 # Rates. Of a core: MEASURED, GLoRIA of the twin study, 207 steps of 17.3 GFLOP in 119 s on a core of an AMD EPYC (its card.json).
@@ -221,7 +221,7 @@ class Needs:
             # A state lies beside the weights; a batch of the largest protocol has 96 films.
             seconds += PASSES * AROUND * image * trained / rate
             memory += 7 * 4 * self.weights(entry) + (0 if gpu else 96 * self.activations(entry))
-        elif task in DENSE:
+        elif block.task.needs_maps:
             scale = (_side(entry, self.study) / 64) ** 2
             # The twin's heads took 8 s each at 64 px on one core (results/twin/cells.csv: 31 s, four heads); maps stay in memory.
             seconds += heads * 8.0 * scale / (GPU_GFLOPS["32-true"] / CORE_GFLOPS / SMALL_NETS if gpu else 1)

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from mlip.isbi24.integrity import SemanticIntegrity, integrity_contrast
-from mlip.isbi24.masking import PatchDecoder, encode_visible, patchify, random_keep, reconstruction_loss, visible_mask
+from mlip.isbi24.masking import (
+    PatchDecoder,
+    encode_visible,
+    masked_mean,
+    patch_errors,
+    patchify,
+    random_keep,
+    visible_mask,
+)
 from mlip.isbi24.matching import matched_distances, matching_contrast, transport_distances
 from mlip.seeding import torch_generator
 from tests.methods import build
@@ -168,10 +176,10 @@ def test_reconstruction_counts_masked_patches_only() -> None:
     torch.testing.assert_close(target[0, 1].reshape(3, 12, 12), images[0, :, :12, 12:])
     visible = torch.tensor([[True, False, True, True], [False, True, True, True]])
     wrong = target + (~visible).unsqueeze(2) * 2.0 + visible.unsqueeze(2) * 100.0
-    torch.testing.assert_close(reconstruction_loss(wrong, target, visible, False), torch.tensor(4.0))
-    assert reconstruction_loss(target, target, visible, False) == 0
+    torch.testing.assert_close(masked_mean(patch_errors(wrong, target, False), visible), torch.tensor(4.0))
+    assert masked_mean(patch_errors(target, target, False), visible) == 0
     standard = (target - target.mean(2, keepdim=True)) / (target.var(2, keepdim=True) + 1e-6).sqrt()
-    assert reconstruction_loss(standard, target, visible, True) < 1e-8
+    assert masked_mean(patch_errors(standard, target, True), visible) < 1e-8
 
 
 def test_decoder_puts_visible_tokens_at_their_place() -> None:

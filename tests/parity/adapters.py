@@ -77,7 +77,7 @@ def mgca(
     attention = torch.tensor(np.asarray(patch_attention_last_block))
     patch_weights = token_alignment.clipped_weights(attention[:, :, 0, 1:].mean(dim=1)) if encoder == "vit" else None
     ita = contrastive.instance_loss(image, report, 0.07)
-    cta = token_alignment.mgca_local(
+    of_words, of_patches = token_alignment.mgca_local_pairs(
         patches,
         words,
         torch.tensor(np.asarray(word_pad_mask)),
@@ -86,6 +86,7 @@ def mgca(
         0.1,
         encoder,  # type: ignore[arg-type]
     )
+    cta = of_words.mean() + of_patches.mean()
     cpa = prototype_losses.swapped_prediction(image, report, torch.tensor(np.asarray(prototypes)), 0.05, 3, 0.2)
     d_patch, d_word = torch.autograd.grad(cta, (patches, words))
     return _numpy(

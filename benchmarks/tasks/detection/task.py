@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,7 +13,7 @@ from benchmarks.tasks.detection.protocol import DetectionProtocol
 from benchmarks.tasks.shared.dense.protocol import with_balance
 from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Source, Task
 from mlip.errors import UserError
-from mlip.seeding import generator, seed_everything, seed_for
+from mlip.seeding import seed_for
 from mlip.study import Study
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from benchmarks.tasks.detection.boxes import ImageBoxes
     from benchmarks.tasks.detection.model import AnchorTargets, Detector
     from benchmarks.tasks.shared.dense.data import KnownRows
-    from benchmarks.tasks.shared.dense.features import FrozenFeatures, TrainedFeatures
+    from benchmarks.tasks.shared.dense.features import Features
     from benchmarks.tasks.shared.state import State
     from benchmarks.tasks.shared.training import Fitted
 
@@ -50,23 +49,18 @@ class DetectionTask(Task):
     Protocol = DetectionProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
-        from benchmarks.tasks.shared.dense.features import FrozenFeatures, TrainedFeatures
+        from benchmarks.tasks.shared.dense.features import features_of
         from benchmarks.tasks.shared.state import Kept
         from benchmarks.tasks.shared.training import deterministic
 
-        data, kept, levels = _Data(job), Kept(job), job.protocol.levels
-        features: FrozenFeatures | TrainedFeatures = (
-            FrozenFeatures.of(job, data.store.images, np.flatnonzero(data.rows.known), levels)
-            if job.protocol.frozen
-            else TrainedFeatures.of(job, data.store.images, levels)
-        )
+        data = _Data(job)
+        features = features_of(job, data.store.images, data.rows.known, job.protocol.levels)
 
         def train(fraction: int, draw: int, state: State | None) -> pd.DataFrame:
             return data.outcomes(*_train_and_detect(job, data, features, fraction, draw, state), fraction, draw)
 
         with deterministic(job.device):
-            parts = [kept.rows(f, d, partial(train, f, d)) for f, d in self.plan(job.protocol, job.task)]
-        return pd.concat(parts, ignore_index=True)
+            return Kept(job).table(self.plan(job.protocol, job.task), train)
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:
         from benchmarks.tasks.detection.prior import prior_boxes
@@ -169,30 +163,18 @@ class _Data:
 
 
 def _train_and_detect(
-    job: EvalJob, data: _Data, features: FrozenFeatures | TrainedFeatures, fraction: int, draw: int, state: State | None
+    job: EvalJob, data: _Data, features: Features, fraction: int, draw: int, state: State | None
 ) -> tuple[list[ImageBoxes], Fitted]:
     from benchmarks.tasks.detection.boxes import move
     from benchmarks.tasks.detection.model import AnchorTargets, Detector, build_retinanet
     from benchmarks.tasks.shared.dense.features import TrainedFeatures
-    from benchmarks.tasks.shared.dense.protocol import at_fraction
-    from benchmarks.tasks.shared.training import draw_batches, fit, report
+    from benchmarks.tasks.shared.dense.heads import HeadTraining
 
     protocol: DetectionProtocol = job.protocol
-    train = data.rows.train(fraction, draw)
-    # Named without the method: all rows of a table start from the same head and see the same batches.
-    names: tuple[Any, ...] = (job.study.seed, "detection", job.protocol_name, job.dataset, job.seed, fraction, draw)
-    batches = draw_batches(
-        train,
-        data.positive[train],
-        protocol.length(fraction, len(train)),
-        at_fraction(protocol.batch_size, fraction),
-        job.source.kind in protocol.balanced,
-        generator(*names, "batches"),
-    )
-    seed_everything(*names, "head")
+    training = HeadTraining(DetectionTask.name, job, data.rows, lambda rows: data.positive[rows], fraction, draw)
+    training.seed("head")
     net = build_retinanet(features.maps, protocol, len(data.categories)).to(job.device)
     detector = Detector(net, features.maps, job.study.image_size)
-    few = data.rows.validation(lambda rows: data.positive[rows], protocol.validation_images)
 
     def loss_of(rows: np.ndarray) -> torch.Tensor:
         if not isinstance(features, TrainedFeatures):
@@ -201,26 +183,13 @@ def _train_and_detect(
         return detector.loss(features.of_films(films), AnchorTargets.join([detector.match(b) for b in boxes]))
 
     def validate() -> float:
-        return data.score(_detect(detector, features, few), few)
+        return data.score(_detect(detector, features, training.few), training.few)
 
-    whole, groups = features.begin(net, protocol)
-    fitted = fit(
-        whole,
-        loss_of,
-        batches,
-        protocol.recipe(fraction, len(train)),
-        len(train),
-        validate if protocol.selection == "best_val" else None,
-        features.prepare,
-        groups=groups,
-        seeds=() if protocol.frozen else (*names, "step"),
-        state=None if protocol.frozen else state,
-    )
-    report(job, fraction, draw, fitted)
+    fitted = training.fit(net, features, loss_of, validate, state)
     return _detect(detector, features, data.test), fitted
 
 
-def _detect(detector: Detector, features: FrozenFeatures | TrainedFeatures, rows: np.ndarray) -> list[ImageBoxes]:
+def _detect(detector: Detector, features: Features, rows: np.ndarray) -> list[ImageBoxes]:
     features.prepare(rows)
     found: list[ImageBoxes] = []
     for start in range(0, len(rows), TEST_BATCH):

@@ -12,8 +12,8 @@ from benchmarks.tasks.shared.augment import augment_images
 from benchmarks.tasks.shared.classification import (
     ClassificationTask,
     check_target,
+    constant,
     load_cohort,
-    prevalence,
     require_classes,
 )
 from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Source, entry_at
@@ -54,26 +54,14 @@ class FineTuningTask(ClassificationTask):
         from benchmarks.tasks.shared.state import Kept
         from benchmarks.tasks.shared.training import deterministic
 
-        tuning, kept = _FineTuning(job), Kept(job)
+        tuning = _FineTuning(job)
         with deterministic(job.device):
-            parts = [
-                kept.rows(f, d, lambda state, f=f, d=d: tuning.train(f, d, state))  # type: ignore[misc]
-                for f, d in self.plan(job.protocol, job.task)
-            ]
-        return pd.concat(parts, ignore_index=True)
+            return Kept(job).table(self.plan(job.protocol, job.task), tuning.train)
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:
-        """``constant``: each label's share among the training rows of the draw."""
         from benchmarks.tasks.shared.training import NOT_TRAINED
 
-        cohort, frames = load_cohort(job), []
-        for fraction, draw in self.plan(job.protocol, job.task):
-            for problem in cohort.target.problems:
-                train = cohort.usable(train_rows(cohort.splits, fraction, draw), problem)
-                test = cohort.part("test", problem)
-                rows = cohort.rows(problem, test, prevalence(cohort, problem, train, test), fraction, draw)
-                frames.append(rows.assign(**NOT_TRAINED.films))
-        return pd.concat(frames, ignore_index=True)
+        return constant(job, self.plan(job.protocol, job.task)).assign(**NOT_TRAINED.films)
 
     def metrics(self, protocol: FineTuningProtocol, source: Source) -> list[MetricSpec]:
         return source.of(protocol.datasets).metrics()
@@ -130,16 +118,7 @@ class _FineTuning:
             require_classes(job, cohort, problem, use, f"draw {draw} at {fraction} %")
         training = _training(protocol, job.source, fraction)
         steps, rising = training.length(len(rows), protocol.batch_size, protocol.max_steps)
-        # Named without the method: all rows of a table begin with the same head and see the same batches.
-        names: tuple[Any, ...] = (
-            job.study.seed,
-            "fine_tuning",
-            job.protocol_name,
-            job.dataset,
-            job.seed,
-            fraction,
-            draw,
-        )
+        names = job.names(FineTuningTask.name, fraction, draw)
         seed_everything(*names, "head")
         model.restart()
         recipe = Recipe(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -12,13 +11,12 @@ from benchmarks.tasks.segmentation.protocol import SegmentationProtocol
 from benchmarks.tasks.shared.dense.protocol import with_balance
 from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Source, Task
 from mlip.errors import UserError
-from mlip.seeding import generator, seed_everything
 from mlip.study import Study
 
 if TYPE_CHECKING:
     import torch
 
-    from benchmarks.tasks.shared.dense.features import FrozenFeatures, TrainedFeatures
+    from benchmarks.tasks.shared.dense.features import Features
     from benchmarks.tasks.shared.state import State
     from benchmarks.tasks.shared.training import Fitted
 
@@ -46,23 +44,18 @@ class SegmentationTask(Task):
     Protocol = SegmentationProtocol
 
     def run(self, job: EvalJob) -> pd.DataFrame:
-        from benchmarks.tasks.shared.dense.features import FrozenFeatures, TrainedFeatures
+        from benchmarks.tasks.shared.dense.features import features_of
         from benchmarks.tasks.shared.state import Kept
         from benchmarks.tasks.shared.training import deterministic
 
-        data, kept = _Data(job), Kept(job)
-        features: FrozenFeatures | TrainedFeatures = (
-            FrozenFeatures.of(job, data.store.images, np.flatnonzero(data.rows.known), taps=job.protocol.taps)
-            if job.protocol.frozen
-            else TrainedFeatures.of(job, data.store.images, taps=job.protocol.taps)
-        )
+        data = _Data(job)
+        features = features_of(job, data.store.images, data.rows.known, taps=job.protocol.taps)
 
         def train(fraction: int, draw: int, state: State | None) -> pd.DataFrame:
             return data.table(*_train_and_count(job, data, features, fraction, draw, state), fraction, draw)
 
         with deterministic(job.device):
-            parts = [kept.rows(f, d, partial(train, f, d)) for f, d in self.plan(job.protocol, job.task)]
-        return pd.concat(parts, ignore_index=True)
+            return Kept(job).table(self.plan(job.protocol, job.task), train)
 
     def run_control(self, job: EvalJob) -> pd.DataFrame:
         import torch
@@ -153,7 +146,7 @@ class _Data:
 
 
 def _train_and_count(
-    job: EvalJob, data: _Data, features: FrozenFeatures | TrainedFeatures, fraction: int, draw: int, state: State | None
+    job: EvalJob, data: _Data, features: Features, fraction: int, draw: int, state: State | None
 ) -> tuple[np.ndarray, np.ndarray, Fitted]:
     """Counts [n, 3] and histograms [n, 2, bins] of the test images, and how the training went."""
     import torch
@@ -172,25 +165,14 @@ def _train_and_count(
     )
     from benchmarks.tasks.shared.augment import augment_with_masks
     from benchmarks.tasks.shared.dense.features import TrainedFeatures
-    from benchmarks.tasks.shared.dense.protocol import at_fraction
-    from benchmarks.tasks.shared.training import draw_batches, fit, report
+    from benchmarks.tasks.shared.dense.heads import HeadTraining
 
     protocol: SegmentationProtocol = job.protocol
-    train = data.rows.train(fraction, draw)
-    # Named without the method: all rows of a table start from the same decoder and see the same batches.
-    names: tuple[Any, ...] = (job.study.seed, "segmentation", job.protocol_name, job.dataset, job.seed, fraction, draw)
-    batches = draw_batches(
-        train,
-        data.positive(train),
-        protocol.length(fraction, len(train)),
-        at_fraction(protocol.batch_size, fraction),
-        job.source.kind in protocol.balanced,
-        generator(*names, "batches"),
-    )
-    seed_everything(*names, "decoder")
+    training = HeadTraining(SegmentationTask.name, job, data.rows, data.positive, fraction, draw)
+    training.seed("decoder")
     model = Segmenter(features.maps, protocol, job.study.image_size).to(job.device)
     criterion = FocalDice(protocol)
-    few = data.rows.validation(data.positive, protocol.validation_images)
+    few = training.few
 
     def truth(rows: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(data.masks(rows)).to(job.device)
@@ -226,20 +208,7 @@ def _train_and_count(
         losses = [(len(chunk), held_out(chunk).item()) for chunk in _chunks(few)]
         return -float(np.average([loss for _, loss in losses], weights=[count for count, _ in losses]))
 
-    whole, groups = features.begin(model, protocol)
-    fitted = fit(
-        whole,
-        loss_of,
-        batches,
-        protocol.recipe(fraction, len(train)),
-        len(train),
-        validate if protocol.selection == "best_val" else None,
-        features.prepare,
-        groups=groups,
-        seeds=() if protocol.frozen else (*names, "step"),
-        state=None if protocol.frozen else state,
-    )
-    report(job, fraction, draw, fitted)
+    fitted = training.fit(model, features, loss_of, validate, state)
 
     bins = best_bins(histograms(few)) if protocol.threshold == "validation" else bins_above(protocol.threshold)
     found = histograms(data.test)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.tasks.shared.task import EvalJob, MetricSpec, Protocol, Source, Task, where_of
-from mlip.data.splits import part_rows, read_splits
+from mlip.data.splits import part_rows, read_splits, train_rows
 from mlip.data.store import Store, open_store
 from mlip.errors import UserError
 from mlip.log import logger
@@ -139,6 +140,25 @@ def load_cohort(job: EvalJob) -> Cohort:
                 "%s: %d of %d test images have no usable label %r", job.dataset, len(test) - kept, len(test), problem
             )
     return cohort
+
+
+def labelled(cohort: Cohort, problem: str, fraction: int, draw: int) -> np.ndarray:
+    """Rows that a draw of a label fraction trains a problem on."""
+    return cohort.usable(train_rows(cohort.splits, fraction, draw), problem)
+
+
+def constant(
+    job: EvalJob,
+    cells: list[tuple[int, int]],
+    trained_on: Callable[[Cohort, str, int, int], np.ndarray] = labelled,
+) -> pd.DataFrame:
+    """The control ``constant``: at each fraction and draw each label's share among the rows that a method is trained on."""
+    cohort, frames = load_cohort(job), []
+    for fraction, draw in cells:
+        for problem in cohort.target.problems:
+            train, test = trained_on(cohort, problem, fraction, draw), cohort.part("test", problem)
+            frames.append(cohort.rows(problem, test, prevalence(cohort, problem, train, test), fraction, draw))
+    return pd.concat(frames, ignore_index=True)
 
 
 class ClassificationTask(Task):

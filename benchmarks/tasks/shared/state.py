@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,12 @@ class Kept:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             mark.write_text(job.made_by, encoding="utf-8")
+
+    def table(
+        self, cells: list[tuple[int, int]], train: Callable[[int, int, State | None], pd.DataFrame]
+    ) -> pd.DataFrame:
+        """The predictions of all trainings, one for each fraction and draw."""
+        return pd.concat([self.rows(f, d, partial(train, f, d)) for f, d in cells], ignore_index=True)
 
     def rows(self, fraction: int, draw: int, train: Callable[[State | None], pd.DataFrame]) -> pd.DataFrame:
         """The predictions of one training: as they were kept, or from ``train``."""

@@ -91,6 +91,12 @@ class EvalJob:
         """The study's name of the data set, which names its files and its random draws."""
         return self.source.name
 
+    def names(self, task: str, fraction: int, draw: int) -> tuple[Any, ...]:
+        """What the random numbers of one training are named by. Without the method: all rows of a table begin with the same
+        head and see the same batches.
+        """
+        return self.study.seed, task, self.protocol_name, self.dataset, self.seed, fraction, draw
+
     @property
     def state(self) -> Path:
         """Folder of what a long evaluation keeps until its predictions are written (benchmarks/tasks/shared/state.py)."""

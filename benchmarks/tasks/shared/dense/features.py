@@ -156,11 +156,6 @@ class TrainedFeatures:
         self.maps, self.images, self.device, self.network = maps, images, device, maps.network
         self._start = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
 
-    @classmethod
-    def of(cls, job: EvalJob, images: np.ndarray, levels: int = 4, taps: list[int] | None = None) -> TrainedFeatures:
-        """The features of the job's pre-trained method; its errors are those of :class:`MethodMaps` and of the checkpoint."""
-        return cls(_maps_of(job, levels, taps, frozen=False), images, job.device)
-
     def begin(self, head: nn.Module, protocol: DenseProtocol) -> tuple[nn.Module, list[dict[str, Any]]]:
         """The network as it was pre-trained, together with what stands on it, and the optimiser's groups of both."""
         self.network.load_state_dict(self._start)
@@ -205,13 +200,6 @@ class FrozenFeatures:
             self._store = [torch.empty(len(rows), *shape) for shape in maps.shapes]
             self._done = np.zeros(len(rows), dtype=bool)
 
-    @classmethod
-    def of(
-        cls, job: EvalJob, images: np.ndarray, rows: np.ndarray, levels: int = 4, taps: list[int] | None = None
-    ) -> FrozenFeatures:
-        """The features of the job's pre-trained method; its errors are those of :class:`MethodMaps` and of the checkpoint."""
-        return cls(_maps_of(job, levels, taps), images, rows, job.device)
-
     def begin(self, head: nn.Module, protocol: DenseProtocol) -> tuple[nn.Module, None]:
         """What is trained: the head alone, in one group."""
         return head, None
@@ -242,9 +230,24 @@ class FrozenFeatures:
             return self.maps(to_tensor(load(self.images, rows), self.device))
 
 
-def _maps_of(job: EvalJob, levels: int, taps: list[int] | None, frozen: bool = True) -> MethodMaps:
+Features = FrozenFeatures | TrainedFeatures
+
+
+def features_of(
+    job: EvalJob, images: np.ndarray, known: np.ndarray, levels: int = 4, taps: list[int] | None = None
+) -> Features:
+    """The features of the job's pre-trained method, frozen or trained as its protocol says.
+
+    ``known`` [N] bool: the images that maps are asked of. Errors are those of :class:`MethodMaps` and of the checkpoint.
+    """
     from mlip.pretraining.checkpoints import load_method
 
     assert job.entry is not None
+    frozen = job.protocol.frozen
     method = load_method(job.study, job.entry, job.seed).to(job.device)
-    return MethodMaps(method, job.study.image_size, job.entry.folder, levels, frozen, taps)
+    maps = MethodMaps(method, job.study.image_size, job.entry.folder, levels, frozen, taps)
+    return (
+        FrozenFeatures(maps, images, np.flatnonzero(known), job.device)
+        if frozen
+        else TrainedFeatures(maps, images, job.device)
+    )
