@@ -19,10 +19,10 @@ RUN = "MLIP_RUN"  # <host>:<process> of the run that a job belongs to
 _held: list[IO[str]] = []
 
 
-def take_over(folder: Path, hold: bool) -> bool:
+def take_over(folder: Path) -> bool:
     """Remove the lock of a dead run of this machine in ``folder`` (``.snakemake``); False where a run is alive.
 
-    With ``hold`` this process is the run from now on, until it ends.
+    This process is the run from now on, until it ends.
     """
     if _held:
         return True
@@ -41,14 +41,11 @@ def take_over(folder: Path, hold: bool) -> bool:
     if file.read().strip() == socket.gethostname():
         for lock in (folder / "locks").glob("*.lock"):
             lock.unlink(missing_ok=True)
-    if hold:
-        file.seek(0)
-        file.truncate()
-        file.write(socket.gethostname())
-        file.flush()
-        _held.append(file)
-    else:
-        file.close()
+    file.seek(0)
+    file.truncate()
+    file.write(socket.gethostname())
+    file.flush()
+    _held.append(file)
     return True
 
 

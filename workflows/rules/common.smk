@@ -41,7 +41,7 @@ LOCAL = RUNS and workflow.resource_settings.nodes is None
 
 # A run that was killed leaves Snakemake's lock: it is removed where its maker is dead.
 if RUNS:
-    take_over(Path(".snakemake"), hold=True)
+    take_over(Path(".snakemake"))
 
 # How many GPUs are there for the jobs: the jobs of a cluster are told by the run. On this machine Snakemake counts them, so
 # that a job that waits for one holds no core.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -63,7 +62,6 @@ class HeadTraining:
         """Train ``head``, and the encoder where the protocol does not freeze it; see :func:`benchmarks.tasks.shared.training.fit`."""
         protocol, films = self.protocol, len(self._films)
         whole, groups = features.begin(head, protocol)
-        moving: dict[str, Any] = {} if protocol.frozen else {"seeds": (*self._names, "step"), "state": state}
         fitted = fit(
             whole,
             loss_of,
@@ -73,7 +71,8 @@ class HeadTraining:
             validate if protocol.selection == "best_val" else None,
             features.prepare,
             groups=groups,
-            **moving,
+            seeds=() if protocol.frozen else (*self._names, "step"),
+            state=None if protocol.frozen else state,
         )
         report(self.job, self.fraction, self.draw, fitted)
         return fitted
