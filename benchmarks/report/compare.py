@@ -80,10 +80,14 @@ class Comparison:
         return float(stats.binom.sf(moved - 1, len(compared), 1 - self.level)) if moved else 1.0
 
     @property
+    def machine_differs(self) -> bool:
+        return any(line.startswith("machine") for line in self.differs)
+
+    @property
     def reproduces(self) -> bool:
         """No pair separably reversed, no more moved cells than chance makes, no control that differs on one machine."""
         separably = bool(self.reversed["separably"].any())
-        odd_control = bool(len(self.controls)) and self.same_data and not any("machine" in d for d in self.differs)
+        odd_control = bool(len(self.controls)) and self.same_data and not self.machine_differs
         return not separably and self.chance >= RARE and not odd_control
 
 
@@ -207,7 +211,8 @@ def page(a: Run, b: Run, found: Comparison) -> str:
             f"apart {100 * (1 - found.level):.0f} % would move; the chance of so many is {found.chance:.2g}.",
             f"- Pairs of methods that the first run tells apart: {found.separable}; the second has {against}{share} of them the other way round, "
             f"{separably} of these separably.",
-            f"- Controls without a training that differ: {len(found.controls)}.",
+            f"- Cells of controls that no seed moves and that differ: {len(found.controls)}"
+            + (" (the machine alone does that where a head is trained on them)." if len(found.controls) and found.machine_differs else "."),
             "- Margin of a cell: Student's t times the spread between trainings, pooled over both runs and the column's methods"
             + ("." if found.same_data else "; the runs are of other films or label draws, so their variances are in it too."),
         ]),
