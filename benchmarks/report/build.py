@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.analyses import false_negatives, maps, parts
 from benchmarks.cells import Results, compute, write_cells
-from benchmarks.report import breakdown, cost, figures, leaderboard, pairs, published
+from benchmarks.report import ablation, breakdown, cost, figures, leaderboard, pairs, published
 from benchmarks.report.latex import task_tex
 from benchmarks.report.made import MADE, made_json
 from benchmarks.report.standing import standings
@@ -41,6 +41,7 @@ def build_tables(plan: Plan, workers: int = 1) -> None:
         task_csv(results, name).to_csv(paths.results / f"{name}.csv", index=False)
     figures.draw(plan.study, results, paths.results / "figures")
     pairs.draw(results, paths.results / "figures", plan.study.note)
+    ablation.draw(results, paths.results / "figures", plan.study.note, plan.study.statistics.level)
     (paths.results / "cost.md").write_text(cost.page(plan), encoding="utf-8")
     found = standings(results, plan.study.statistics.level)
     paths.leaderboard.write_text(leaderboard.page(plan, results, found), encoding="utf-8")

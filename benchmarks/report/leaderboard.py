@@ -11,7 +11,7 @@ from tabulate import tabulate
 from benchmarks.analyses import false_negatives, maps
 from benchmarks.analyses import parts as method_parts
 from benchmarks.cells import Column, Results, fraction_name
-from benchmarks.report import figures, pairs, published
+from benchmarks.report import ablation, figures, pairs, published
 from benchmarks.report.cost import cost
 from benchmarks.report.made import made_on
 from benchmarks.report.standing import Standings, complete, main_columns
@@ -49,6 +49,7 @@ def page(plan: Plan, results: Results, found: Standings) -> str:
         parts.append(f"Settings and further metrics: [{folder}/{name}.md]({folder}/{name}.md)")
         if study.published:
             parts.append(published.section(plan, results, name))
+    parts += ablation.section(results, folder, study.statistics.level)
     parts += pairs.section(results, folder)
     parts += [line for line in (maps.links(plan), false_negatives.link(plan), method_parts.link(plan)) if line]
     if not study.published:

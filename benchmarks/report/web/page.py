@@ -6,6 +6,7 @@ Behind each number stand its interval, what its variance is made of, and the val
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from importlib.resources import files
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from markupsafe import Markup
 
 from benchmarks.analyses import maps
 from benchmarks.cells import Column, Results, fraction_name
-from benchmarks.report import breakdown, cost, leaderboard
+from benchmarks.report import ablation, breakdown, cost, leaderboard
 from benchmarks.report.made import made_on
 from benchmarks.report.standing import Standings, main_columns
 from benchmarks.report.table import column_keys, rank_text
@@ -35,6 +36,8 @@ ALL = {  # heading of the table of all cells -> its column in cells.csv
     "kind": "kind", "value": "value", "low": "ci_low", "high": "ci_high", "rank": "ranks", "above controls": "above_controls",
     "seeds": "seed_count", "draws": "draw_count", "test images": "n_test", "status": "status",
 }  # fmt: skip
+
+NAMED = 6  # rows that a sentence names; of more it says how many
 
 
 def page(plan: Plan, results: Results, found: Standings) -> str:
@@ -57,6 +60,8 @@ def page(plan: Plan, results: Results, found: Standings) -> str:
         "standing": _standing(plan, results, found, ordered),
         "standing_plot": plots.standing(found, rows, level) if found.estimates else "",
         "differences": _differences(results, rows, level),
+        "ablation": plots.parts(results, level) if ablation.compared(results) else "",
+        "ablation_about": Markup(MarkdownIt().renderInline(ablation.ABOUT.replace("**Bold**", "Filled"))),
         "tasks": [
             _task(results, list(blocks), level) for _, blocks in groupby(results.blocks, key=lambda b: b.task_name)
         ],
@@ -90,9 +95,9 @@ def _summary(results: Results, found: Standings, rows: list[Row]) -> list[str]:
         if len(best) == 1:
             said.append(f"{value}, separably above all others.")
         else:
-            said.append(
-                f"{value}, but {', '.join(titles[n] for n in best if n != first)} cannot be told from first place."
-            )
+            others = [titles[n] for n in best if n != first]
+            who = ", ".join(others) if len(others) <= NAMED else f"{len(others)} others"
+            said.append(f"{value}, but {who} cannot be told from first place.")
     elif found.estimates:
         said.append("Nothing is ranked: there is one training of each method, or one method.")
     else:
@@ -103,7 +108,10 @@ def _summary(results: Results, found: Standings, rows: list[Row]) -> list[str]:
         said.append(f"Over the {len(columns)} main columns {told} of {pairs} pairs of methods can be told apart.")
     above = {n: sum(c.above_controls.get(n, False) for c in columns) for n in methods}
     if above:
-        counts = ", ".join(f"{titles[n]} {k}" for n, k in above.items())
+        if len(above) <= NAMED:
+            counts = ", ".join(f"{titles[n]} {k}" for n, k in above.items())
+        else:
+            counts = ", ".join(f"{n} rows {k}" for k, n in sorted(Counter(above.values()).items(), reverse=True))
         said.append(f"Separably above every control, of {len(columns)} columns: {counts}.")
     status = results.cells["status"].value_counts()
     lost = [f"{int(status[s])} {s}" for s in ("failed", "stale", "pending", "skipped") if s in status]

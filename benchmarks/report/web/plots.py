@@ -15,6 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from benchmarks.cells import Column, Results
+from benchmarks.report import ablation
 from benchmarks.report.figures import COLOURS, GREY, GRID, SETTINGS, row_styles, task_figure
 from benchmarks.report.made import training_cards
 from benchmarks.report.standing import Standings
@@ -133,6 +134,15 @@ def differences(columns: Sequence[Column], titles: Sequence[str], rows: Sequence
         return figure
 
     return svg(draw, "differences", "Differences to the best method of each column")
+
+
+def parts(results: Results, level: float) -> Markup:
+    """Each full method minus the same without a part."""
+    return svg(
+        lambda: ablation.figure(results, level),
+        "ablation",
+        "Differences of each full method to the same without a part",
+    )
 
 
 def trainings(plan: Plan) -> Markup:

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 
 from benchmarks.cells import compute
-from benchmarks.report import pairs
+from benchmarks.report import ablation, pairs
 from benchmarks.report.build import build_tables
+from benchmarks.report.standing import main_columns
 from benchmarks.report.words import letter
+from benchmarks.scores import statistics
 from benchmarks.scores.predictions import read_predictions, write_predictions
 from benchmarks.tasks.shared.task import MetricSpec
 from tests.benchmarks.simulated import NOTE, THREE_SEEDS, Probe, World, make_world
@@ -321,3 +323,29 @@ def test_curves_over_the_share_of_the_pairs(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.report.pairs.curves", lambda _: [])
     build_tables(world.plan)
     assert not figure.exists() and "# Data efficiency" not in world.paths.leaderboard.read_text(encoding="utf-8")
+
+
+def test_what_a_part_brings_is_the_full_method_minus_the_same_without_it(tmp_path, monkeypatch):
+    without = {"method": "alpha", "components": {"extra": False}, "title": "Alpha without extra"}
+    smaller = without | {"pairs": 50}  # differs in more than a part: says nothing about it
+    world = make_world(
+        tmp_path, monkeypatch, methods={"variants": {"alpha-other": without, "alpha-50": smaller}}, **THREE_SEEDS
+    )
+    world.fill()
+    results, level = compute(world.plan), world.plan.study.statistics.level
+    assert [(full.name, row.name) for full, row in ablation.compared(results)] == [("alpha", "alpha-other")]
+    for column in main_columns(results):
+        gain = ablation.gains(results, column, level)["alpha-other"]
+        full, row = column.estimates["alpha"], column.estimates["alpha-other"]
+        assert gain.value == pytest.approx(full.value - row.value, abs=1e-12) and gain.low < gain.value < gain.high
+        pool = statistics.Pool.of(e for n, e in column.estimates.items() if n.startswith(("alpha", "beta")))
+        assert gain.told == (statistics.difference(full, row, pool).p <= 1 - level)  # one line: Holm adjusts nothing
+    build_tables(world.plan)
+    figure = world.paths.results / "figures" / "ablation.png"
+    lines = table(world.paths.leaderboard.read_text(encoding="utf-8"), "# What each part brings")
+    assert next(iter(lines)) == "without" and list(lines)[2:] == ["Alpha without extra"] and figure.exists()
+    assert re.search(r"[+-]\d+\.\d\*{0,2} \[[+-]", lines["Alpha without extra"][1])
+    assert "What each part brings" in world.paths.leaderboard.with_suffix(".html").read_text(encoding="utf-8")
+    monkeypatch.setattr("benchmarks.report.ablation.compared", lambda _: [])
+    build_tables(world.plan)
+    assert not figure.exists() and "# What each part brings" not in world.paths.leaderboard.read_text(encoding="utf-8")
