@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -113,6 +114,19 @@ class Entry:
     def training_seed(self, seed: int) -> int:
         """What this row's training draws from where the study's pre-training seed is ``seed``."""
         return seed + self.seed
+
+
+def without_a_part(rows: Mapping[str, Entry]) -> list[tuple[str, str]]:
+    """(full method, the same with other components and nothing else) of these rows, by name."""
+    alike = ("encoder", "params", "pairs", "weights", "start")
+    return [
+        (full, name)
+        for name, entry in rows.items()
+        for full in [entry.folder.name]
+        if full in rows
+        and entry.components != rows[full].components
+        and all(getattr(entry, key) == getattr(rows[full], key) for key in alike)
+    ]
 
 
 @cache

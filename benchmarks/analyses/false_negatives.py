@@ -20,7 +20,7 @@ from benchmarks.scores import statistics
 from benchmarks.scores.weighted import BLOCK, Ranked
 from benchmarks.tasks.shared.features import BATCH, encode_images
 from mlip.errors import UserError
-from mlip.methods import recipe_of
+from mlip.methods import recipe_of, without_a_part
 from mlip.seeding import generator
 from mlip.study import Study
 
@@ -52,13 +52,7 @@ def compared_rows(plan: Plan) -> list[str]:
 
 def variants(plan: Plan) -> list[tuple[str, str]]:
     """(full method, the same without a part) of the compared rows."""
-    rows = {name: plan.rows[name] for name in compared_rows(plan)}
-    return [
-        (full, name)
-        for name, entry in rows.items()
-        for full in [entry.folder.name]
-        if full in rows and full != name and entry.components != rows[full].components
-    ]
+    return without_a_part({name: plan.rows[name] for name in compared_rows(plan)})
 
 
 def fingerprint(plan: Plan) -> Fingerprint:

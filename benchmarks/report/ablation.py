@@ -11,10 +11,11 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks.cells import Column, Results, fraction_name
-from benchmarks.report.figures import COLOURS, GREY, GRID, write
+from benchmarks.report.figures import COLOURS, GREY, GRID, bar, write
 from benchmarks.report.standing import main_columns
 from benchmarks.report.words import row_name
 from benchmarks.scores import statistics
+from mlip.methods import without_a_part
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,8 +26,9 @@ FILE = "ablation.png"
 ACROSS = 3  # panels side by side
 ABOUT = (
     "Value × 100 of the full method minus that of the same without a part, paired in patients and draws, with its interval (not adjusted); above 0, the "
-    "part helps. **Bold**: told apart from 0 after Holm's adjustment over the column. The spread between trainings is pooled over the column's methods."
+    "part helps. The spread between trainings is pooled over the column's methods."
 )
+TOLD = "told apart from 0 after Holm's adjustment over the column."
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,10 @@ class Gain:
 
 
 def compared(results: Results) -> list[tuple[Row, Row]]:
-    """(full method, the same with other components and nothing else) of a study's rows; none in most studies."""
-    rows = {row.name: row for block in results.blocks for row in block.rows if row.entry is not None}
-    found = []
-    for row in rows.values():
-        assert row.entry is not None
-        full = rows.get(row.entry.folder.name)
-        if full is None or full.entry is None or full.name == row.name:
-            continue
-        own, whole = row.entry, full.entry
-        same = all(
-            getattr(own, key) == getattr(whole, key) for key in ("encoder", "params", "pairs", "weights", "start")
-        )
-        if same and own.components != whole.components:
-            found.append((full, row))
-    return found
+    """(full method, the same without a part) of a study's rows; none in most studies."""
+    rows = {row.name: row for block in results.blocks for row in block.rows}
+    pairs = without_a_part({name: row.entry for name, row in rows.items() if row.entry is not None})
+    return [(rows[full], rows[name]) for full, name in pairs]
 
 
 def gains(results: Results, column: Column, level: float) -> dict[str, Gain]:
@@ -88,7 +79,7 @@ def section(results: Results, folder: str, level: float) -> list[str]:
         return []
     return [
         "# What each part brings",
-        ABOUT,
+        f"{ABOUT} **Bold**: {TOLD}",
         _table(results, level),
         f"![What each part brings]({folder}/figures/{FILE})",
     ]
@@ -98,9 +89,7 @@ def _table(results: Results, level: float) -> str:
     columns = main_columns(results)
     by_column = [gains(results, column, level) for column in columns]
     lines = [[row_name(row), *(_text(found.get(row.name)) for found in by_column)] for _, row in compared(results)]
-    return tabulate(
-        lines, headers=["without", *_titles(results, columns)], tablefmt="github", disable_numparse=True
-    )  # fmt: skip
+    return tabulate(lines, headers=["without", *_titles(results, columns)], tablefmt="github", disable_numparse=True)
 
 
 def _text(gain: Gain | None) -> str:
@@ -133,10 +122,7 @@ def figure(results: Results, level: float) -> Figure:
             if row.name not in values:
                 continue
             one, colour = values[row.name], COLOURS[methods.index(full.name) % len(COLOURS)]
-            if np.isfinite([one.low, one.high]).all():
-                ax.plot([100 * one.low, 100 * one.high], [place, place], color=colour, linewidth=1.6)
-            face = colour if one.told else "none"
-            ax.plot([100 * one.value], [place], "o", color=colour, markersize=5.5, markerfacecolor=face)
+            bar(ax, 100 * one.value, 100 * one.low, 100 * one.high, place, colour, one.told)
         ax.set_title(title, loc="left", fontsize=8)
         ax.set_yticks(range(len(shown)), [row_name(row) for _, row in shown])
         ax.set_ylim(len(shown) - 0.5, -0.5)

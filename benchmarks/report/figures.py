@@ -124,6 +124,13 @@ def row_styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     return styles
 
 
+def bar(ax: Axes, value: float, low: float, high: float, place: int, colour: str, filled: bool = True) -> None:
+    """A value on the line ``place``, with its interval where there is one."""
+    if np.isfinite([low, high]).all():
+        ax.plot([low, high], [place, place], color=colour, linewidth=1.6, solid_capstyle="round")
+    ax.plot([value], [place], "o", color=colour, markersize=5.5, markerfacecolor=colour if filled else "none")
+
+
 def _curves(ax: Axes, block: Block, cells: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> None:
     """Value against fraction; fractions are equally spaced, rows are shifted a little so that intervals stay legible."""
     places = {fraction: k for k, fraction in enumerate(sorted(block.plan))}

@@ -61,7 +61,7 @@ def page(plan: Plan, results: Results, found: Standings) -> str:
         "standing_plot": plots.standing(found, rows, level) if found.estimates else "",
         "differences": _differences(results, rows, level),
         "ablation": plots.parts(results, level) if ablation.compared(results) else "",
-        "ablation_about": Markup(MarkdownIt().renderInline(ablation.ABOUT.replace("**Bold**", "Filled"))),
+        "ablation_about": f"{ablation.ABOUT} Filled: {ablation.TOLD}",
         "tasks": [
             _task(results, list(blocks), level) for _, blocks in groupby(results.blocks, key=lambda b: b.task_name)
         ],

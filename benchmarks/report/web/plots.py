@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.cells import Column, Results
 from benchmarks.report import ablation
-from benchmarks.report.figures import COLOURS, GREY, GRID, SETTINGS, row_styles, task_figure
+from benchmarks.report.figures import COLOURS, GREY, GRID, SETTINGS, bar, row_styles, task_figure
 from benchmarks.report.made import training_cards
 from benchmarks.report.standing import Standings
 from benchmarks.report.words import row_name
@@ -81,7 +81,7 @@ def standing(found: Standings, rows: Sequence[Row], level: float) -> Markup:
         for place, row in enumerate(there):
             estimate = found.estimates[row.name]
             low, high = statistics.confidence(estimate, level)
-            _bar(ax, 100 * estimate.value, 100 * low, 100 * high, place, styles[row.name]["color"])
+            bar(ax, 100 * estimate.value, 100 * low, 100 * high, place, styles[row.name]["color"])
         ax.set_yticks(range(len(there)), [row_name(r) for r in there])
         ax.set_ylim(len(there) - 0.5, -0.5)
         ax.axvline(0, color=GREY[1], linewidth=0.8)
@@ -117,7 +117,7 @@ def differences(columns: Sequence[Column], titles: Sequence[str], rows: Sequence
                     one = statistics.difference(there[row.name], there[best], pool)
                     low, high = one.interval(level) if row.name != best else (0.0, 0.0)
                     told = (best, row.name) in column.ranking.better
-                    _bar(
+                    bar(
                         ax,
                         100 * one.value,
                         100 * low,
@@ -185,11 +185,3 @@ def trainings(plan: Plan) -> Markup:
         return figure
 
     return svg(draw, "trainings", "Training loss of each row, a line for each seed")
-
-
-def _bar(
-    ax: mpl.axes.Axes, value: float, low: float, high: float, place: int, colour: str, filled: bool = True
-) -> None:
-    if np.isfinite([low, high]).all():
-        ax.plot([low, high], [place, place], color=colour, linewidth=1.6, solid_capstyle="round")
-    ax.plot([value], [place], "o", color=colour, markersize=5.5, markerfacecolor=colour if filled else "none")
