@@ -11,18 +11,16 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks.cells import Column, Results, fraction_name
+from benchmarks.related import ABLATION, ablated
 from benchmarks.report.figures import COLOURS, GREY, GRID, bar, write
 from benchmarks.report.standing import main_columns
 from benchmarks.report.words import row_name
 from benchmarks.scores import statistics
-from mlip.methods import without_a_part
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from benchmarks.plan import Row
-
-FILE = "ablation.png"
+FILE = f"{ABLATION}.png"
 ACROSS = 3  # panels side by side
 ABOUT = (
     "Value × 100 of the full method minus that of the same without a part, paired in patients and draws, with its interval (not adjusted); above 0, the "
@@ -41,20 +39,13 @@ class Gain:
     told: bool
 
 
-def compared(results: Results) -> list[tuple[Row, Row]]:
-    """(full method, the same without a part) of a study's rows; none in most studies."""
-    rows = {row.name: row for block in results.blocks for row in block.rows}
-    pairs = without_a_part({name: row.entry for name, row in rows.items() if row.entry is not None})
-    return [(rows[full], rows[name]) for full, name in pairs]
-
-
 def gains(results: Results, column: Column, level: float) -> dict[str, Gain]:
     """Row without a part -> what the part brings; rows that lack a cell are left out."""
     trained = {r.name for block in results.blocks for r in block.rows if not r.control}
     pool = statistics.Pool.of(e for name, e in column.estimates.items() if name in trained)
     found = {
         row.name: statistics.difference(column.estimates[full.name], column.estimates[row.name], pool)
-        for full, row in compared(results)
+        for full, row in ablated(results.blocks)
         if full.name in column.estimates and row.name in column.estimates
     }
     p = [d.p for d in found.values()]
@@ -67,7 +58,7 @@ def gains(results: Results, column: Column, level: float) -> dict[str, Gain]:
 
 def draw(results: Results, folder: Path, note: str, level: float) -> None:
     """Write ``ablation.png``, or remove an old one where the study has no such rows."""
-    if not compared(results):
+    if not ablated(results.blocks):
         (folder / FILE).unlink(missing_ok=True)
         return
     write(folder / FILE, f"What each part brings. {note}", lambda: figure(results, level))
@@ -75,7 +66,7 @@ def draw(results: Results, folder: Path, note: str, level: float) -> None:
 
 def section(results: Results, folder: str, level: float) -> list[str]:
     """What the leaderboard says of it."""
-    if not compared(results):
+    if not ablated(results.blocks):
         return []
     return [
         "# What each part brings",
@@ -88,7 +79,9 @@ def section(results: Results, folder: str, level: float) -> list[str]:
 def _table(results: Results, level: float) -> str:
     columns = main_columns(results)
     by_column = [gains(results, column, level) for column in columns]
-    lines = [[row_name(row), *(_text(found.get(row.name)) for found in by_column)] for _, row in compared(results)]
+    lines = [
+        [row_name(row), *(_text(found.get(row.name)) for found in by_column)] for _, row in ablated(results.blocks)
+    ]
     return tabulate(lines, headers=["without", *_titles(results, columns)], tablefmt="github", disable_numparse=True)
 
 
@@ -108,7 +101,7 @@ def _titles(results: Results, columns: list[Column]) -> list[str]:
 
 def figure(results: Results, level: float) -> Figure:
     """A panel for each main column, a line for each row without a part; filled where told apart. To be closed by the caller."""
-    columns, shown = main_columns(results), compared(results)
+    columns, shown = main_columns(results), ablated(results.blocks)
     methods = list(dict.fromkeys(full.name for full, _ in shown))
     across, down = min(ACROSS, len(columns)), -(-len(columns) // ACROSS)
     found, axes = plt.subplots(

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.cells import Column, Results, fraction_name
+from benchmarks.related import PAIRS, on_shares, share
 from benchmarks.report.figures import GRID, PANEL, row_styles, write
 from benchmarks.report.words import row_name
 
@@ -17,25 +18,13 @@ if TYPE_CHECKING:
 
     from benchmarks.plan import Row
 
-FILE = "pairs.png"
+FILE = f"{PAIRS}.png"
 COLUMNS = 3  # panels side by side
-
-
-def curves(results: Results) -> list[list[Row]]:
-    """Rows that are one method on several shares of the pairs, smallest share first; none in most studies."""
-    rows = {row.name: row for block in results.blocks for row in block.rows if row.entry is not None}
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows.values():
-        assert row.entry is not None
-        same = (row.entry.manifest.id, row.entry.encoder, repr(row.entry.components), repr(row.entry.params))
-        groups.setdefault(same, []).append(row)
-    found = [sorted(group, key=_share) for group in groups.values()]
-    return [group for group in found if len({_share(row) for row in group}) > 1]
 
 
 def draw(results: Results, folder: Path, note: str) -> None:
     """Write ``pairs.png``, or remove an old one where the study has no such rows."""
-    groups = curves(results)
+    groups = on_shares(results.blocks)
     if not groups:
         (folder / FILE).unlink(missing_ok=True)
         return
@@ -44,17 +33,13 @@ def draw(results: Results, folder: Path, note: str) -> None:
 
 def section(results: Results, folder: str) -> list[str]:
     """What the leaderboard says of it."""
-    if not curves(results):
+    if not on_shares(results.blocks):
         return []
     about = (
         "The first metric of each task at the most labels, against the share of the training patients whose pairs were seen; as many steps "
         "with every share. Tokenizer and validation pairs are those of all."
     )
     return ["# Data efficiency", about, f"![Data efficiency]({folder}/figures/{FILE})"]
-
-
-def _share(row: Row) -> int:
-    return row.entry.pairs if row.entry is not None else 100
 
 
 def _figure(results: Results, groups: list[list[Row]]) -> Figure:
@@ -66,7 +51,7 @@ def _figure(results: Results, groups: list[list[Row]]) -> Figure:
         tall, wide, squeeze=False, layout="constrained", figsize=(PANEL[0] * wide + 1.9, PANEL[1] * tall + 0.5)
     )
     styles = row_styles([group[-1] for group in groups])
-    shares = sorted({_share(row) for group in groups for row in group})
+    shares = sorted({share(row) for group in groups for row in group})
     for ax, column in zip(axes.flat, main, strict=False):
         for group, shift in zip(groups, np.linspace(-0.12, 0.12, len(groups)), strict=True):
             there = [row for row in group if row.name in column.estimates]
@@ -74,7 +59,7 @@ def _figure(results: Results, groups: list[list[Row]]) -> Figure:
                 value, low, high = (
                     100 * np.array(v) for v in zip(*(_numbers(results, column, r) for r in there), strict=True)
                 )
-                places = np.array([shares.index(_share(row)) for row in there]) + shift
+                places = np.array([shares.index(share(row)) for row in there]) + shift
                 ax.errorbar(
                     places, value, yerr=np.maximum([value - low, high - value], 0), label=row_name(group[-1]), markersize=4.5,
                     linewidth=1.3, elinewidth=0.9, capsize=1.5, **styles[group[-1].name],

@@ -29,6 +29,13 @@ def test_gpus_are_asked_for_where_there_are_some(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("study", "figure"), [("ablation", "ablation"), ("efficiency", "pairs")])
+def test_a_report_holds_the_figures_that_only_some_studies_have(study: str, figure: str) -> None:
+    said = snakemake("-n", "--forcerun", "tables", "--configfile", f"config/{study}.yaml").stdout
+    assert f"results/{study}/figures/{figure}.png" in said and "figures/zero_shot.png" in said
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["--summary", "--rulegraph", "--unlock", "--lint", "--list-rules"])
 def test_nothing_needs_a_number_of_cores(command: str, tmp_path: Path) -> None:
     snakemake(command, "--configfile", str(mini_study(tmp_path)))

@@ -15,6 +15,7 @@ try:
     from benchmarks.analyses import maps as film_maps
     from benchmarks.analyses import parts as method_parts
     from benchmarks.plan import resolve
+    from benchmarks.related import figures
     from mlip.errors import UserError
     from mlip.run import warm
     from mlip.run.locks import announce_run, take_over

@@ -36,7 +36,10 @@ rule tables:
             for kind in ("csv", "tex")
         ],
         figures=report(
-            [str(PATHS.results / "figures" / f"{task}.png") for task in STUDY.tasks],
+            [
+                str(PATHS.results / "figures" / f"{name}.png")
+                for name in figures(list(STUDY.tasks), PLAN.blocks)
+            ],
             caption="../captions/figure.rst",
             category="Figures",
         ),

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from benchmarks.analyses import maps
 from benchmarks.cells import Column, Results, fraction_name
+from benchmarks.related import ablated
 from benchmarks.report import ablation, breakdown, cost, leaderboard
 from benchmarks.report.made import made_on
 from benchmarks.report.standing import Standings, main_columns
@@ -60,7 +61,7 @@ def page(plan: Plan, results: Results, found: Standings) -> str:
         "standing": _standing(plan, results, found, ordered),
         "standing_plot": plots.standing(found, rows, level) if found.estimates else "",
         "differences": _differences(results, rows, level),
-        "ablation": plots.parts(results, level) if ablation.compared(results) else "",
+        "ablation": plots.parts(results, level) if ablated(results.blocks) else "",
         "ablation_about": f"{ablation.ABOUT} Filled: {ablation.TOLD}",
         "tasks": [
             _task(results, list(blocks), level) for _, blocks in groupby(results.blocks, key=lambda b: b.task_name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +13,9 @@ import pytest
 from benchmarks.analyses import false_negatives
 from benchmarks.cells import compute
 from benchmarks.plan import Plan, resolve
-from benchmarks.report.claims import (
-    HOLDS,
-    NOT,
-    OPEN,
-    UNTESTABLE,
-    Claim,
-    Contrast,
-    examine,
-    from_analysis,
-    page,
-    read_claims,
-    verdicts,
-    write_page,
-)
+from benchmarks.report import contrasts
+from benchmarks.report.claims import HOLDS, NOT, OPEN, UNTESTABLE, Claim, page, read_claims, verdicts, write_page
+from benchmarks.report.contrasts import KEPT, Contrast, examine, examine_study, from_analysis
 from benchmarks.scores import statistics
 from mlip.errors import UserError
 from mlip.study import load_study
@@ -77,6 +68,51 @@ def test_the_page_says_what_is_missing_and_what_cannot_be_tested(tmp_path, monke
     assert "not computed (alpha: pending)" in text and f"**{UNTESTABLE}**: no data" in text
     lines = [line for line in text.splitlines() if line.startswith("| simulated")]
     assert len(lines) == 2 and "+" in lines[0] and "+" not in lines[1], "no number where one is not there"
+
+
+def test_what_a_study_says_outlives_its_predictions_and_nothing_else(tmp_path, monkeypatch):
+    """Kept beside the tables, used where predictions are missing, and of the same making only."""
+    world = make_world(tmp_path, monkeypatch, **THREE_SEEDS)
+    world.fill()
+    page_path, kept = tmp_path / "claims.md", world.plan.paths.results / KEPT
+    claim = Claim(id="one", paper="P", claim="c", source="s", contrasts=[contrast(), contrast(row="beta")])
+
+    def written(asked: Claim = claim) -> str:
+        write_page([asked], lambda _: world.plan, page_path)
+        return page_path.read_text(encoding="utf-8")
+
+    computed = written()
+    text = kept.read_text(encoding="utf-8")
+    assert "not computed" not in computed and f"2 {HOLDS}" in computed
+    shutil.rmtree(world.plan.paths.work / "predictions")
+    again = written()
+    note = f" Read from `{world.plan.paths.results.name}/{KEPT}`, not computed again."
+    assert again.replace(note, "") == computed and note in again
+    assert kept.read_text(encoding="utf-8") == text, "what is incomplete replaces nothing"
+
+    other = claim.model_copy(update={"contrasts": [contrast(margin=0.02), contrast(row="beta")]})
+    assert "2 not computed" in written(other), "another question"
+    resampled = replace(world.plan, study=world.plan.study.model_copy(deep=True))
+    resampled.study.statistics.bootstrap += 1
+    write_page([claim], lambda _: resampled, page_path)
+    assert "2 not computed" in page_path.read_text(encoding="utf-8"), "other statistics"
+    with monkeypatch.context() as patched:
+        patched.setattr(contrasts, "code_of", lambda _: "edited")
+        assert "2 not computed" in written(), "other code"
+    kept.write_text(text.replace('"contrasts"', '"contrast"'), encoding="utf-8")
+    with pytest.raises(UserError, match="is damaged"):
+        written()
+
+
+def test_a_number_that_is_not_there_is_kept_as_such(tmp_path, monkeypatch):
+    """One training has no spread, and no p."""
+    world = make_world(tmp_path, monkeypatch)
+    world.fill()
+    before = examine_study(world.plan, [contrast()])
+    shutil.rmtree(world.plan.paths.work / "predictions")
+    after = examine_study(world.plan, [contrast()])
+    assert after.kept and not before.kept
+    assert str(after.found) == str(before.found) and "nan" in str(after.found)
 
 
 def test_one_seed_tells_nothing(tmp_path, monkeypatch):

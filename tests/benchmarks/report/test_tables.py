@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.cells import compute
-from benchmarks.report import ablation, pairs
+from benchmarks.related import ablated, figures, on_shares
+from benchmarks.report import ablation
 from benchmarks.report.build import build_tables
 from benchmarks.report.standing import main_columns
 from benchmarks.report.words import letter
@@ -313,14 +314,15 @@ def test_curves_over_the_share_of_the_pairs(tmp_path, monkeypatch):
     world = make_world(tmp_path, monkeypatch, methods={"variants": {"alpha-50": half, "alpha-other": changed}})
     world.fill()
     results = compute(world.plan)
-    assert [[row.name for row in group] for group in pairs.curves(results)] == [["alpha-50", "alpha"]]
+    assert [[row.name for row in group] for group in on_shares(results.blocks)] == [["alpha-50", "alpha"]]
+    assert figures(["probe"], world.plan.blocks) == ["probe", "pairs"]
     build_tables(world.plan)
     text = world.paths.leaderboard.read_text(encoding="utf-8")
     figure = world.paths.results / "figures" / "pairs.png"
     assert "# Data efficiency" in text and "simulated/figures/pairs.png" in text
     pixels = matplotlib.image.imread(figure)[..., :3]
     assert (0x00, 0x72, 0xB2) in {tuple(c) for c in (pixels.reshape(-1, 3) * 255).round().astype(int)}
-    monkeypatch.setattr("benchmarks.report.pairs.curves", lambda _: [])
+    monkeypatch.setattr("benchmarks.report.pairs.on_shares", lambda _: [])
     build_tables(world.plan)
     assert not figure.exists() and "# Data efficiency" not in world.paths.leaderboard.read_text(encoding="utf-8")
 
@@ -333,7 +335,8 @@ def test_what_a_part_brings_is_the_full_method_minus_the_same_without_it(tmp_pat
     )
     world.fill()
     results, level = compute(world.plan), world.plan.study.statistics.level
-    assert [(full.name, row.name) for full, row in ablation.compared(results)] == [("alpha", "alpha-other")]
+    assert [(full.name, row.name) for full, row in ablated(results.blocks)] == [("alpha", "alpha-other")]
+    assert figures(["probe"], world.plan.blocks) == ["probe", "ablation", "pairs"], "half and whole without the part"
     for column in main_columns(results):
         gain = ablation.gains(results, column, level)["alpha-other"]
         full, row = column.estimates["alpha"], column.estimates["alpha-other"]
@@ -346,6 +349,6 @@ def test_what_a_part_brings_is_the_full_method_minus_the_same_without_it(tmp_pat
     assert next(iter(lines)) == "without" and list(lines)[2:] == ["Alpha without extra"] and figure.exists()
     assert re.search(r"[+-]\d+\.\d\*{0,2} \[[+-]", lines["Alpha without extra"][1])
     assert "What each part brings" in world.paths.leaderboard.with_suffix(".html").read_text(encoding="utf-8")
-    monkeypatch.setattr("benchmarks.report.ablation.compared", lambda _: [])
+    monkeypatch.setattr("benchmarks.report.ablation.ablated", lambda _: [])
     build_tables(world.plan)
     assert not figure.exists() and "# What each part brings" not in world.paths.leaderboard.read_text(encoding="utf-8")
