@@ -180,7 +180,8 @@ class TaskConfig(Strict):
         description="by data set: what a protocol says of the data sets that it knows, for those that it does not",
     )
     budget: dict[str, Any] = Field(
-        default_factory=dict, description="protocol keys overridden by this study, printed with the table"
+        default_factory=dict,
+        description="protocol keys overridden by this study, printed with the table; under a protocol's name those of that one alone",
     )
 
     @property
@@ -193,6 +194,18 @@ class TaskConfig(Strict):
     def _json_keys(cls, budget: Any) -> Any:
         """YAML reads the fraction in ``{iterations: {100: 10}}`` as a number, JSON as text: one study, one form."""
         return json.loads(json.dumps(budget, default=str))
+
+    @model_validator(mode="after")
+    def _own_budgets_are_keys(self) -> TaskConfig:
+        for name in set(self.protocols) & set(self.budget):
+            if not isinstance(self.budget[name], dict):
+                raise ValueError(f"budget.{name} is a protocol's own budget: write {name}: {{key: value}}")
+        return self
+
+    def budget_of(self, protocol: str) -> dict[str, Any]:
+        """The keys of a protocol that the study overrides: in all protocols of the task, and in this one alone."""
+        shared = {key: value for key, value in self.budget.items() if key not in self.protocols}
+        return shared | (self.budget[protocol] if protocol in self.protocols and protocol in self.budget else {})
 
 
 class GreyConfig(Strict):

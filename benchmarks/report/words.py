@@ -30,8 +30,8 @@ def describe(study: Study, blocks: Sequence[Block]) -> str:
         lines += ["- Quirks kept:", *(f"  - {quirk}" for quirk in protocol.quirks)]
     else:
         lines.append("- Quirks kept: none")
-    if config.budget:
-        changed = ", ".join(f"`{key}` = {_plain(value)}" for key, value in config.budget.items())
+    if budget := config.budget_of(block.protocol_name):
+        changed = ", ".join(f"`{key}` = {_plain(value)}" for key, value in budget.items())
         lines.append(f"- Budget of this study, overriding the protocol: {changed}")
     for name, target in config.targets.items():
         lines.append(f"- {name}, as this study says: {_plain(target)}")

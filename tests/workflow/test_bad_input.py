@@ -48,6 +48,9 @@ def test_config_mistakes(change: dict, words: list[str]) -> None:
         ({"tasks": {"linear_prob": {"datasets": ["rsna"]}}}, ["linear_prob"]),
         ({"tasks": {"linear_probe": {"datasets": ["rsna"], "protocols": ["strct"]}}}, ["strct", "no protocol"]),
         ({"tasks": {"linear_probe": {"datasets": ["rsna"], "budget": {"epochz": 1}}}}, ["epochz"]),
+        ({"tasks": {"linear_probe": {"datasets": ["rsna"], "budget": {"strict": {"epochz": 1}}}}}, ["epochz"]),
+        ({"tasks": {"linear_probe": {"datasets": ["rsna"], "budget": {"strict": 1}}}}, ["a protocol's own budget"]),
+        ({"tasks": {"linear_probe": {"datasets": ["rsna"], "budget": {"mgca-2022": {}}}}}, ["mgca-2022", "unknown"]),
         ({"tasks": {"linear_probe": {"datasets": ["mimic"]}}}, ["mimic"]),
     ],
 )

@@ -199,14 +199,15 @@ class Task(ABC):
 
 def with_budget(protocol: Protocol, config: TaskConfig) -> Any:
     """The protocol with the study's budget overrides, validated again."""
-    unknown = set(config.budget) - set(type(protocol).model_fields)
+    budget = config.budget_of(protocol.name)
+    unknown = set(budget) - set(type(protocol).model_fields)
     if unknown:
         raise UserError(
             f"budget sets unknown protocol keys {sorted(unknown)}",
             where="tasks",
-            fix=f"one of {sorted(type(protocol).model_fields)}",
+            fix=f"one of {sorted(type(protocol).model_fields)}, or the name of a protocol of the task",
         )
-    return type(protocol).model_validate({**protocol.model_dump(), **config.budget})
+    return type(protocol).model_validate({**protocol.model_dump(), **budget})
 
 
 def where_of(study: Study, task: str, protocol: Protocol, source: Source) -> str | Path:
