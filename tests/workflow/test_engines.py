@@ -29,6 +29,20 @@ def test_gpus_are_asked_for_where_there_are_some(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_snakemakes_scheduler_passes_once_for_each_job(tmp_path: Path) -> None:
+    """With its limit of jobs per second it passes ever more often while jobs run: 84 times here."""
+    tasks = {
+        "linear_probe": {"datasets": ["rsna"], "fractions": [100]},
+        "few_shot": {"datasets": ["rsna"], "fractions": [1]},
+    }
+    config = mini_study(tmp_path, tasks=tasks, methods={"include": ["random", "thumbnail"]})
+    said = snakemake("--cores", "1", "--verbose", "--configfile", str(config))
+    jobs = int(re.findall(r"(\d+) of \1 steps", said.stdout + said.stderr)[-1])
+    passes = (said.stdout + said.stderr).count("Resources before job selection")
+    assert jobs // 2 < passes <= jobs + 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("study", "figure"), [("ablation", "ablation"), ("efficiency", "pairs")])
 def test_a_report_holds_the_figures_that_only_some_studies_have(study: str, figure: str) -> None:
     said = snakemake("-n", "--forcerun", "tables", "--configfile", f"config/{study}.yaml").stdout
