@@ -42,7 +42,11 @@ SMALL = {  # of config/smoke.yaml
     "methods": {"include": ["isbi24", "random"]},
     "analyses": ["maps"],
 }
-ROW, MINUTES, SECONDS = "isbi24", 2, 150  # of a training that is killed after two minutes, its start among them
+ROW, MINUTES, SECONDS = (
+    "isbi24",
+    2,
+    300,
+)  # of a training that is killed after two minutes; on a shared machine it may be twice as fast
 
 
 @dataclass(frozen=True)
