@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -17,8 +20,23 @@ def forked(
     """A pool of ``workers`` forked processes (spawned where there is no safe fork).
 
     OpenCV's threads do not survive a fork, and a child that finds them started may wait for them for ever: they are stopped
-    first, and this process goes on with one.
+    first, and this process goes on with one. A worker ends with its parent, also where that was killed: it would else wait for
+    work for ever.
     """
     cv2.setNumThreads(1)
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=initializer, initargs=initargs)
+    return ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_begin, initargs=(os.getpid(), initializer, initargs)
+    )
+
+
+def _begin(parent: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
