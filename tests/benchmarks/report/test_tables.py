@@ -349,6 +349,7 @@ def test_what_a_part_brings_is_the_full_method_minus_the_same_without_it(tmp_pat
     assert next(iter(lines)) == "without" and list(lines)[2:] == ["Alpha without extra"] and figure.exists()
     assert re.search(r"[+-]\d+\.\d\*{0,2} \[[+-]", lines["Alpha without extra"][1])
     assert "What each part brings" in world.paths.leaderboard.with_suffix(".html").read_text(encoding="utf-8")
-    monkeypatch.setattr("benchmarks.report.ablation.ablated", lambda _: [])
+    for page in ("ablation", "web.page"):
+        monkeypatch.setattr(f"benchmarks.report.{page}.ablated", lambda _: [])
     build_tables(world.plan)
     assert not figure.exists() and "# What each part brings" not in world.paths.leaderboard.read_text(encoding="utf-8")
