@@ -22,6 +22,7 @@ class StudyPaths:
         self.knowledge = self.work / "knowledge"
         self.anatomy = self.work / "twin" / "anatomy.npz"
         self.cells = self.results / "cells.csv"
+        self.contrasts = self.results / "contrasts.json"  # what the study says to the papers' claims
         self.maps = self.results / "maps"
         self.false_negatives = self.results / "false_negatives.md"
         self.parts = self.results / "parts.md"

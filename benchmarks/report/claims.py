@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 from tabulate import tabulate
 
-from benchmarks.report.contrasts import KEPT, Contrast, Found, examine_study
+from benchmarks.report.contrasts import Contrast, Found, examine_study
 from benchmarks.scores import statistics
 from mlip.errors import UserError
 from mlip.study import Strict, describe
@@ -100,7 +100,8 @@ def write_page(claims: Sequence[Claim], plan_of: Callable[[str], Plan], path: Pa
     examined = {name: examine_study(plan, asked[name]) for name, plan in plans.items()}
     notes = {}
     for name, one in examined.items():
-        kept = f" Read from `{plans[name].paths.results.name}/{KEPT}`, not computed again." if one.kept else ""
+        file = plans[name].paths.contrasts
+        kept = f" Read from `{file.parent.name}/{file.name}`, not computed again." if one.kept else ""
         notes[name] = f"{plans[name].study.note} Trained on: {one.made_on or 'nothing is trained yet'}.{kept}"
     rest = {name: iter(one.found) for name, one in examined.items()}
     found = [next(rest[c.study]) for claim in claims for c in claim.contrasts]

@@ -29,8 +29,6 @@ from mlip.study import Strict
 if TYPE_CHECKING:
     from benchmarks.plan import Plan
 
-KEPT = "contrasts.json"
-
 
 class Contrast(Strict):
     """Whether ``row`` is ahead of every row of ``against`` in one task of one study."""
@@ -85,7 +83,7 @@ def examine_study(plan: Plan, asked: Sequence[Contrast]) -> Examined:
     found = [
         from_analysis(c, plan) if c.task == false_negatives.ANALYSIS else examine(c, results, level) for c in asked
     ]
-    path, key = plan.paths.results / KEPT, fingerprint(plan, asked)
+    path, key = plan.paths.contrasts, fingerprint(plan, asked)
     if any(one.missing for one in found):
         return _kept(path, key) or Examined(found, made_on(plan))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from benchmarks.cells import compute
 from benchmarks.plan import Plan, resolve
 from benchmarks.report import contrasts
 from benchmarks.report.claims import HOLDS, NOT, OPEN, UNTESTABLE, Claim, page, read_claims, verdicts, write_page
-from benchmarks.report.contrasts import KEPT, Contrast, examine, examine_study, from_analysis
+from benchmarks.report.contrasts import Contrast, examine, examine_study, from_analysis
 from benchmarks.scores import statistics
 from mlip.errors import UserError
 from mlip.study import load_study
@@ -74,7 +74,7 @@ def test_what_a_study_says_outlives_its_predictions_and_nothing_else(tmp_path, m
     """Kept beside the tables, used where predictions are missing, and of the same making only."""
     world = make_world(tmp_path, monkeypatch, **THREE_SEEDS)
     world.fill()
-    page_path, kept = tmp_path / "claims.md", world.plan.paths.results / KEPT
+    page_path, kept = tmp_path / "claims.md", world.plan.paths.contrasts
     claim = Claim(id="one", paper="P", claim="c", source="s", contrasts=[contrast(), contrast(row="beta")])
 
     def written(asked: Claim = claim) -> str:
@@ -86,7 +86,7 @@ def test_what_a_study_says_outlives_its_predictions_and_nothing_else(tmp_path, m
     assert "not computed" not in computed and f"2 {HOLDS}" in computed
     shutil.rmtree(world.plan.paths.work / "predictions")
     again = written()
-    note = f" Read from `{world.plan.paths.results.name}/{KEPT}`, not computed again."
+    note = " Read from `simulated/contrasts.json`, not computed again."
     assert again.replace(note, "") == computed and note in again
     assert kept.read_text(encoding="utf-8") == text, "what is incomplete replaces nothing"
 
