@@ -18,6 +18,7 @@ class UserError(Exception):
     """
 
     def __init__(self, problem: str, *, where: str | Path | None = None, fix: str | None = None) -> None:
+        problem = " ".join(problem.split())  # it may quote a damaged file, with whatever ends lines there
         self.problem, self.where, self.fix = problem, where, fix
         text = f"{where}: {problem}" if where is not None else problem
         super().__init__(f"{text}. Fix: {fix}" if fix else text)

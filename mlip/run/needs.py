@@ -120,22 +120,26 @@ class Needs:
         return getattr(self, f"_{stage}")(*names)
 
     def asked(self, stage: str, *wildcards: str) -> dict[str, Callable[..., int | None]]:
-        """The ``resources`` of a rule. A job that starts anew at each attempt is given more each time; a training goes on."""
+        """The ``resources`` of a rule. A job that starts anew at each attempt is given more each time.
 
-        def limit(value: Callable[[Need], int | None], grows: bool) -> Callable[..., int | None]:
+        A training goes on: it has as many minutes each time, and twice the memory from its second attempt on, no more, since
+        one that meets its time limit again and again would in the end ask for more than a node has.
+        """
+
+        def limit(value: Callable[[Need], int | None], most: int | None) -> Callable[..., int | None]:
             def ask(found: Any, attempt: int) -> int | None:
                 one = value(self.of(stage, *[found[name] for name in wildcards]))
-                return one * attempt if one and grows else one
+                return one * min(attempt, most or attempt) if one else one
 
             return ask
 
         asked = {
-            "mem_mb": limit(lambda need: need.mem_mb, True),
-            "runtime": limit(lambda need: need.runtime, stage != PRETRAIN),
+            "mem_mb": limit(lambda need: need.mem_mb, 2 if stage == PRETRAIN else None),
+            "runtime": limit(lambda need: need.runtime, 1 if stage == PRETRAIN else None),
         }
         # Without a GPU the key is left out: executors of some clusters take 0 for a wish.
         if self.gpus and stage in ON_GPU:
-            asked["gpu"] = limit(lambda need: need.gpu or None, False)
+            asked["gpu"] = limit(lambda need: need.gpu or None, 1)
         return asked
 
     def threads(self, stage: str, *wildcards: str) -> Callable[[Any], int]:

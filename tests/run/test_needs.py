@@ -78,6 +78,9 @@ def test_limits_grow_with_the_attempt_but_of_a_training_which_goes_on(paper: Stu
     asked = of.asked("pretrain", "method", "seed")
     assert asked["runtime"](training, attempt=3) == asked["runtime"](training, attempt=1)
     assert asked["mem_mb"](training, attempt=2) == 2 * asked["mem_mb"](training, attempt=1)  # type: ignore[operator]
+    assert asked["mem_mb"](training, attempt=9) == asked["mem_mb"](training, attempt=2), (
+        "no node has nine times as much"
+    )
     store = of.asked("store", "dataset")
     assert store["runtime"]({"dataset": "rsna"}, attempt=2) == 2 * store["runtime"]({"dataset": "rsna"}, attempt=1)  # type: ignore[operator]
 
