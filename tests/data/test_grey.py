@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, Sequence, config
 from pydicom.dataset import FileDataset
@@ -277,6 +277,7 @@ def test_any_header_gives_a_film_or_one_line(texts: dict[str, Any], shorts: dict
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 1200), st.binary(min_size=1, max_size=8))
+@example(506, b"\n")  # within a value that the error quotes
 def test_damaged_bytes_give_a_film_or_one_line(place: int, bytes_: bytes) -> None:
     buffer = io.BytesIO()
     radiograph(ramp(12, False), 12, WindowCenter=2000, WindowWidth=4000).save_as(buffer, enforce_file_format=True)
