@@ -205,7 +205,8 @@ class TaskConfig(Strict):
     def budget_of(self, protocol: str) -> dict[str, Any]:
         """The keys of a protocol that the study overrides: in all protocols of the task, and in this one alone."""
         shared = {key: value for key, value in self.budget.items() if key not in self.protocols}
-        return shared | (self.budget[protocol] if protocol in self.protocols and protocol in self.budget else {})
+        own: dict[str, Any] = self.budget.get(protocol, {}) if protocol in self.protocols else {}
+        return shared | own
 
 
 class GreyConfig(Strict):

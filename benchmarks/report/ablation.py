@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from benchmarks.cells import Column, Results, fraction_name
 from benchmarks.related import ABLATION, ablated
-from benchmarks.report.figures import COLOURS, GREY, GRID, bar, write
+from benchmarks.report.figures import COLOURS, GREY, GRID, bar, file_name, write
 from benchmarks.report.standing import main_columns
 from benchmarks.report.words import row_name
 from benchmarks.scores import statistics
@@ -20,7 +20,7 @@ from benchmarks.scores import statistics
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FILE = f"{ABLATION}.png"
+FILE = file_name(ABLATION)
 ACROSS = 3  # panels side by side
 ABOUT = (
     "Value × 100 of the full method minus that of the same without a part, paired in patients and draws, with its interval (not adjusted); above 0, the "

@@ -69,7 +69,7 @@ class Examined:
     kept: bool = False  # read from its folder of results, computed elsewhere or before
 
 
-FILE = TypeAdapter(list[Found], config=ConfigDict(ser_json_inf_nan="constants"))
+ON_DISK = TypeAdapter(list[Found], config=ConfigDict(ser_json_inf_nan="constants"))
 
 
 def examine_study(plan: Plan, asked: Sequence[Contrast]) -> Examined:
@@ -83,14 +83,15 @@ def examine_study(plan: Plan, asked: Sequence[Contrast]) -> Examined:
     found = [
         from_analysis(c, plan) if c.task == false_negatives.ANALYSIS else examine(c, results, level) for c in asked
     ]
+    here = Examined(found, made_on(plan))
     path, key = plan.paths.contrasts, fingerprint(plan, asked)
     if any(one.missing for one in found):
-        return _kept(path, key) or Examined(found, made_on(plan))
+        return _kept(path, key) or here
     path.parent.mkdir(parents=True, exist_ok=True)
-    contrasts = FILE.dump_python(found, mode="json")
-    text = json.dumps({"fingerprint": key, "made_on": made_on(plan), "contrasts": contrasts}, indent=1)
+    contrasts = ON_DISK.dump_python(found, mode="json")
+    text = json.dumps({"fingerprint": key, "made_on": here.made_on, "contrasts": contrasts}, indent=1)
     path.write_text(f"{text}\n", encoding="utf-8")
-    return Examined(found, made_on(plan))
+    return here
 
 
 def fingerprint(plan: Plan, asked: Sequence[Contrast]) -> str:
@@ -111,7 +112,7 @@ def _kept(path: Path, key: str) -> Examined | None:
         file = json.loads(path.read_text(encoding="utf-8"))
         if file["fingerprint"] != key:
             return None
-        return Examined(FILE.validate_python(file["contrasts"]), str(file["made_on"]), kept=True)
+        return Examined(ON_DISK.validate_python(file["contrasts"]), str(file["made_on"]), kept=True)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"is damaged ({error})", where=path, fix="restore it, or delete it and run mlip claims"

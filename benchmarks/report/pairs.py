@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.cells import Column, Results, fraction_name
 from benchmarks.related import PAIRS, on_shares, share
-from benchmarks.report.figures import GRID, PANEL, row_styles, write
+from benchmarks.report.figures import GRID, PANEL, file_name, row_styles, write
 from benchmarks.report.words import row_name
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from benchmarks.plan import Row
 
-FILE = f"{PAIRS}.png"
+FILE = file_name(PAIRS)
 COLUMNS = 3  # panels side by side
 
 

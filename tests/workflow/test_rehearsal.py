@@ -33,7 +33,7 @@ REASONS = {
     "tasks.linear_probe.fractions": "less than most of a few dozen films lacks a class",
     "tasks.few_shot.fractions": "16 films of each class are more than two cores encode in the time",
     **{f"tasks.{task}.budget": "one step of two films" for task in TRAINED},
-    "tasks.segmentation.budget": "and MaCo's UPerNet of 64 channels: with its 768 it takes an hour",
+    "tasks.segmentation.budget": "one step of two films; MaCo's UPerNet of 64 channels: with its 768 it takes an hour",
     **{f"tasks.{task}.draws": "further draws are the same code" for task in TRAINED},
 }
 

@@ -42,11 +42,8 @@ SMALL = {  # of config/smoke.yaml
     "methods": {"include": ["isbi24", "random"]},
     "analyses": ["maps"],
 }
-ROW, MINUTES, SECONDS = (
-    "isbi24",
-    2,
-    300,
-)  # of a training that is killed after two minutes; on a shared machine it may be twice as fast
+ROW, MINUTES = "isbi24", 2  # a training, and when it is killed, its start among these
+SECONDS = 300  # that it would take; on a shared machine it may be twice as fast as it was timed
 
 
 @dataclass(frozen=True)
