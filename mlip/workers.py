@@ -31,12 +31,17 @@ def forked(
 
 
 def _begin(parent: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(parent)
     if initializer is not None:
         initializer(*initargs)
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
+    """From now on this process ends when ``parent``, the process that started it, has ended, however it did."""
+    threading.Thread(target=_wait_for_end, args=(parent,), daemon=True).start()
+
+
+def _wait_for_end(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(1)
+        time.sleep(0.5)
     os._exit(1)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from mlip.errors import UserError
 from mlip.log import setup_logging
+from mlip.workers import end_with
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def start(count: int, action: Callable[..., None], *arguments: Any) -> None:
 
 
 def _process(rank: int, count: int, folder: str, parent: int, action: Callable[..., None], arguments: Any) -> None:
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(parent)
     if rank == 0:
         setup_logging()
     try:
@@ -95,12 +94,6 @@ def _process(rank: int, count: int, folder: str, parent: int, action: Callable[.
         told = {"problem": error.problem, "where": error.where, "fix": error.fix}
         (Path(folder) / f"error-{rank}").write_bytes(pickle.dumps(told))
         raise
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 @contextmanager
