@@ -64,8 +64,9 @@ def _figure(results: Results, groups: list[list[Row]]) -> Figure:
                     places, value, yerr=np.maximum([value - low, high - value], 0), label=row_name(group[-1]), markersize=4.5,
                     linewidth=1.3, elinewidth=0.9, capsize=1.5, **styles[group[-1].name],
                 )  # fmt: skip
-        labels = fraction_name(tasks[column.task].task, column.fraction)
-        ax.set_title(f"{column.dataset}: {column.metric} {labels}".strip(), loc="left")
+        task = tasks[column.task].task
+        labels = fraction_name(task, column.fraction)
+        ax.set_title(f"{task.title}\n{column.dataset}: {column.metric} {labels}".strip(), loc="left")
         ax.set_xticks(range(len(shares)), [f"{share} %" for share in shares])
         ax.set_xlabel("training pairs")
         ax.grid(axis="y", color=GRID, linewidth=0.7)

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.cells import compute
 from benchmarks.related import ablated, figures, on_shares
-from benchmarks.report import ablation
+from benchmarks.report import ablation, pairs
 from benchmarks.report.build import build_tables
 from benchmarks.report.standing import main_columns
 from benchmarks.report.words import letter
@@ -316,6 +316,9 @@ def test_curves_over_the_share_of_the_pairs(tmp_path, monkeypatch):
     results = compute(world.plan)
     assert [[row.name for row in group] for group in on_shares(results.blocks)] == [["alpha-50", "alpha"]]
     assert figures(["probe"], world.plan.blocks) == ["probe", "pairs"]
+    drawn = pairs._figure(results, on_shares(results.blocks))
+    # Two tasks measure AUROC on the same films: a panel says which one it is of.
+    assert [ax.get_title(loc="left").split("\n")[0] for ax in drawn.axes if ax.axison] == ["Direct", "Probe", "Probe"]
     build_tables(world.plan)
     text = world.paths.leaderboard.read_text(encoding="utf-8")
     figure = world.paths.results / "figures" / "pairs.png"
