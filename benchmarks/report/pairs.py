@@ -20,34 +20,35 @@ if TYPE_CHECKING:
 
 FILE = file_name(PAIRS)
 COLUMNS = 3  # panels side by side
+ABOUT = (
+    "The first metric of each task at the most labels, against the share of the training patients whose pairs were seen; as many steps "
+    "with every share. Tokenizer and validation pairs are those of all."
+)
 
 
 def draw(results: Results, folder: Path, note: str) -> None:
     """Write ``pairs.png``, or remove an old one where the study has no such rows."""
-    groups = on_shares(results.blocks)
-    if not groups:
+    if not on_shares(results.blocks):
         (folder / FILE).unlink(missing_ok=True)
         return
-    write(folder / FILE, f"Data efficiency. {note}", lambda: _figure(results, groups))
+    write(folder / FILE, f"Data efficiency. {note}", lambda: figure(results))
 
 
 def section(results: Results, folder: str) -> list[str]:
     """What the leaderboard says of it."""
     if not on_shares(results.blocks):
         return []
-    about = (
-        "The first metric of each task at the most labels, against the share of the training patients whose pairs were seen; as many steps "
-        "with every share. Tokenizer and validation pairs are those of all."
-    )
-    return ["# Data efficiency", about, f"![Data efficiency]({folder}/figures/{FILE})"]
+    return ["# Data efficiency", ABOUT, f"![Data efficiency]({folder}/figures/{FILE})"]
 
 
-def _figure(results: Results, groups: list[list[Row]]) -> Figure:
+def figure(results: Results) -> Figure:
+    """A panel for each task and data set, a line for each method that was trained on several shares of the pairs."""
+    groups = on_shares(results.blocks)
     tasks = {b.task_name: b for b in results.blocks}
     main = [c for c in results.columns if c.main and c.fraction == max(tasks[c.task].plan)]
     tall = -(-len(main) // COLUMNS)
     wide = min(COLUMNS, len(main))
-    figure, axes = plt.subplots(
+    drawn, axes = plt.subplots(
         tall, wide, squeeze=False, layout="constrained", figsize=(PANEL[0] * wide + 1.9, PANEL[1] * tall + 0.5)
     )
     styles = row_styles([group[-1] for group in groups])
@@ -75,8 +76,8 @@ def _figure(results: Results, groups: list[list[Row]]) -> Figure:
         ax.set_axis_off()
     handles, names = axes.flat[0].get_legend_handles_labels()
     if names:
-        figure.legend(handles, names, loc="outside right center", frameon=False)
-    return figure
+        drawn.legend(handles, names, loc="outside right center", frameon=False)
+    return drawn
 
 
 def _numbers(results: Results, column: Column, row: Row) -> tuple[float, float, float]:

@@ -20,8 +20,8 @@ from markupsafe import Markup
 
 from benchmarks.analyses import maps
 from benchmarks.cells import Column, Results, fraction_name
-from benchmarks.related import ablated
-from benchmarks.report import ablation, breakdown, cost, leaderboard
+from benchmarks.related import ablated, on_shares
+from benchmarks.report import ablation, breakdown, cost, leaderboard, pairs
 from benchmarks.report.made import made_on
 from benchmarks.report.standing import Standings, main_columns
 from benchmarks.report.table import column_keys, rank_text
@@ -63,6 +63,8 @@ def page(plan: Plan, results: Results, found: Standings) -> str:
         "differences": _differences(results, rows, level),
         "ablation": plots.parts(results, level) if ablated(results.blocks) else "",
         "ablation_about": f"{ablation.ABOUT} Filled: {ablation.TOLD}",
+        "pairs": plots.shares(results) if on_shares(results.blocks) else "",
+        "pairs_about": pairs.ABOUT,
         "tasks": [
             _task(results, list(blocks), level) for _, blocks in groupby(results.blocks, key=lambda b: b.task_name)
         ],

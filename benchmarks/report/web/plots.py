@@ -15,7 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from benchmarks.cells import Column, Results
-from benchmarks.report import ablation
+from benchmarks.report import ablation, pairs
 from benchmarks.report.figures import COLOURS, GREY, GRID, SETTINGS, bar, row_styles, task_figure
 from benchmarks.report.made import training_cards
 from benchmarks.report.standing import Standings
@@ -143,6 +143,11 @@ def parts(results: Results, level: float) -> Markup:
         "ablation",
         "Differences of each full method to the same without a part",
     )
+
+
+def shares(results: Results) -> Markup:
+    """Values against the share of the pairs that a method was trained on."""
+    return svg(lambda: pairs.figure(results), "pairs", "Values against the share of the training pairs")
 
 
 def trainings(plan: Plan) -> Markup:

@@ -316,18 +316,22 @@ def test_curves_over_the_share_of_the_pairs(tmp_path, monkeypatch):
     results = compute(world.plan)
     assert [[row.name for row in group] for group in on_shares(results.blocks)] == [["alpha-50", "alpha"]]
     assert figures(["probe"], world.plan.blocks) == ["probe", "pairs"]
-    drawn = pairs._figure(results, on_shares(results.blocks))
+    drawn = pairs.figure(results)
     # Two tasks measure AUROC on the same films: a panel says which one it is of.
     assert [ax.get_title(loc="left").split("\n")[0] for ax in drawn.axes if ax.axison] == ["Direct", "Probe", "Probe"]
     build_tables(world.plan)
     text = world.paths.leaderboard.read_text(encoding="utf-8")
     figure = world.paths.results / "figures" / "pairs.png"
+    page = world.paths.leaderboard.with_suffix(".html")
     assert "# Data efficiency" in text and "simulated/figures/pairs.png" in text
+    assert "<h3>Data efficiency</h3>" in page.read_text(encoding="utf-8")
     pixels = matplotlib.image.imread(figure)[..., :3]
     assert (0x00, 0x72, 0xB2) in {tuple(c) for c in (pixels.reshape(-1, 3) * 255).round().astype(int)}
-    monkeypatch.setattr("benchmarks.report.pairs.on_shares", lambda _: [])
+    for module in ("pairs", "web.page"):
+        monkeypatch.setattr(f"benchmarks.report.{module}.on_shares", lambda _: [])
     build_tables(world.plan)
     assert not figure.exists() and "# Data efficiency" not in world.paths.leaderboard.read_text(encoding="utf-8")
+    assert "Data efficiency" not in page.read_text(encoding="utf-8")
 
 
 def test_what_a_part_brings_is_the_full_method_minus_the_same_without_it(tmp_path, monkeypatch):
