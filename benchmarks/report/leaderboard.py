@@ -10,11 +10,11 @@ from tabulate import tabulate
 
 from benchmarks.analyses import false_negatives, maps
 from benchmarks.analyses import parts as method_parts
-from benchmarks.cells import Column, Results, fraction_name
+from benchmarks.cells import Column, Results
 from benchmarks.report import ablation, figures, pairs, published
 from benchmarks.report.cost import cost
 from benchmarks.report.made import made_on
-from benchmarks.report.standing import Standings, complete, main_columns
+from benchmarks.report.standing import Standings, complete, main_columns, top_columns
 from benchmarks.report.table import metric_table, rank_text
 from benchmarks.report.words import describe, external_rows, full_name, how_to_read, older_code
 from benchmarks.scores.statistics import confidence
@@ -80,18 +80,6 @@ def overview(plan: Plan, results: Results, found: Standings) -> str:
             body.append([title, *[""] * (len(head) - 1)])
         body += [line for _, line in sorted(lines, key=lambda item: item[0])]
     return tabulate(body, headers=head, tablefmt="github", disable_numparse=True)
-
-
-def top_columns(results: Results) -> dict[str, list[Column]]:
-    """Main columns at each task's most labels, by heading; one for each metric, as no mean is taken over two."""
-    blocks = {b.task_name: b for b in reversed(results.blocks)}  # the first block of each task
-    found: dict[str, list[Column]] = {}
-    for column in main_columns(results):
-        block = blocks[column.task]
-        if column.fraction == max(block.plan):
-            labels = fraction_name(block.task, column.fraction)
-            found.setdefault(f"{block.task.title}: {column.metric} {labels}".strip(), []).append(column)
-    return found
 
 
 def _standing_text(plan: Plan, found: Standings, row: Row) -> str:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.cells import Column, Results, fraction_name
+from benchmarks.cells import Column, Results
 from benchmarks.related import PAIRS, on_shares, share
 from benchmarks.report.figures import GRID, PANEL, file_name, row_styles, write
+from benchmarks.report.standing import panels
 from benchmarks.report.words import row_name
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ def section(results: Results, folder: str) -> list[str]:
 def figure(results: Results) -> Figure:
     """A panel for each task and data set, a line for each method that was trained on several shares of the pairs."""
     groups = on_shares(results.blocks)
-    tasks = {b.task_name: b for b in results.blocks}
-    main = [c for c in results.columns if c.main and c.fraction == max(tasks[c.task].plan)]
+    main = panels(results)
     tall = -(-len(main) // COLUMNS)
     wide = min(COLUMNS, len(main))
     drawn, axes = plt.subplots(
@@ -53,7 +53,7 @@ def figure(results: Results) -> Figure:
     )
     styles = row_styles([group[-1] for group in groups])
     shares = sorted({share(row) for group in groups for row in group})
-    for ax, column in zip(axes.flat, main, strict=False):
+    for ax, (column, task, measured) in zip(axes.flat, main, strict=False):
         for group, shift in zip(groups, np.linspace(-0.12, 0.12, len(groups)), strict=True):
             there = [row for row in group if row.name in column.estimates]
             if there:
@@ -65,9 +65,7 @@ def figure(results: Results) -> Figure:
                     places, value, yerr=np.maximum([value - low, high - value], 0), label=row_name(group[-1]), markersize=4.5,
                     linewidth=1.3, elinewidth=0.9, capsize=1.5, **styles[group[-1].name],
                 )  # fmt: skip
-        task = tasks[column.task].task
-        labels = fraction_name(task, column.fraction)
-        ax.set_title(f"{task.title}\n{column.dataset}: {column.metric} {labels}".strip(), loc="left")
+        ax.set_title(f"{task}\n{measured}", loc="left")
         ax.set_xticks(range(len(shares)), [f"{share} %" for share in shares])
         ax.set_xlabel("training pairs")
         ax.grid(axis="y", color=GRID, linewidth=0.7)

@@ -38,6 +38,27 @@ def main_columns(results: Results) -> list[Column]:
     return [c for c in results.columns if c.main and c.protocol == first[c.task]]
 
 
+def top_columns(results: Results) -> dict[str, list[Column]]:
+    """Main columns at each task's most labels, by heading; one for each metric, as no mean is taken over two."""
+    blocks = {b.task_name: b for b in reversed(results.blocks)}  # the first block of each task
+    found: dict[str, list[Column]] = {}
+    for column in main_columns(results):
+        block = blocks[column.task]
+        if column.fraction == max(block.plan):
+            labels = fraction_name(block.task, column.fraction)
+            found.setdefault(f"{block.task.title}: {column.metric} {labels}".strip(), []).append(column)
+    return found
+
+
+def panels(results: Results) -> list[tuple[Column, str, str]]:
+    """The columns of :func:`top_columns`, each with what stands over its panel: the task; data set, metric and labels."""
+    found = []
+    for heading, columns in top_columns(results).items():
+        task, _, measured = heading.partition(": ")
+        found += [(column, task, f"{column.dataset}: {measured}") for column in columns]
+    return found
+
+
 def complete(results: Results, row: Row) -> bool:
     """Whether a row has a value in every main column."""
     return all(row.name in c.estimates for c in main_columns(results))

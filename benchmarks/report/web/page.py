@@ -23,7 +23,7 @@ from benchmarks.cells import Column, Results, fraction_name
 from benchmarks.related import ablated, on_shares
 from benchmarks.report import ablation, breakdown, cost, leaderboard, pairs
 from benchmarks.report.made import made_on
-from benchmarks.report.standing import Standings, main_columns
+from benchmarks.report.standing import Standings, main_columns, panels
 from benchmarks.report.table import column_keys, rank_text
 from benchmarks.report.web import films, plots
 from benchmarks.report.words import external_rows, full_name, how_to_read, row_name
@@ -150,13 +150,8 @@ def _seeds(values: np.ndarray) -> str:
 
 
 def _differences(results: Results, rows: list[Row], level: float) -> Markup:
-    top = leaderboard.top_columns(results)
     # Two lines over a narrow panel.
-    columns = [
-        (column, f"{title.partition(': ')[0]}\n{plots.short(column.dataset + ': ' + title.partition(': ')[2], 34)}")
-        for title, group in top.items()
-        for column in group
-    ]
+    columns = [(column, f"{task}\n{plots.short(measured, 34)}") for column, task, measured in panels(results)]
     shown = [(c, t) for c, t in columns if sum(r.name in c.estimates for r in rows if not r.control) > 1]
     if not shown:
         return Markup("")

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import matplotlib.image
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -319,6 +320,7 @@ def test_curves_over_the_share_of_the_pairs(tmp_path, monkeypatch):
     drawn = pairs.figure(results)
     # Two tasks measure AUROC on the same films: a panel says which one it is of.
     assert [ax.get_title(loc="left").split("\n")[0] for ax in drawn.axes if ax.axison] == ["Direct", "Probe", "Probe"]
+    plt.close(drawn)
     build_tables(world.plan)
     text = world.paths.leaderboard.read_text(encoding="utf-8")
     figure = world.paths.results / "figures" / "pairs.png"
