@@ -90,6 +90,11 @@ class ImageEncoderConfig(Strict):
         default=None, description="images are resized to this before the encoder (GLoRIA, MGCA: 299)"
     )
     stem: StemConfig | None = Field(default=None, description="`vit` only: what embeds the patches, linear without it")
+    pooled: Literal["classifier", "last_stage"] = Field(
+        default="classifier",
+        description="`cnn` only: the pooled feature is what timm gives the classifier, or the mean of the last stage, which of a "
+        "ResNet is the same; an EfficientNet's layers between the two (a convolution to 1,280 channels) are then left out",
+    )
 
     @property
     def weights(self) -> list[str | None]:

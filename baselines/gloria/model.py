@@ -28,7 +28,8 @@ WORDS = ("written", "plain")
 
 
 class GLoRIA(Method):
-    """Image features are projected into BERT's own space [E = D_text]; the text has no projection.
+    """Image features are projected into BERT's own space [E = D_text]; the text has no projection. With ``centred_heads`` a
+    batch norm without weights ends both global features.
 
     Raises
     ------
@@ -46,6 +47,9 @@ class GLoRIA(Method):
         if not self.components["global"]:
             self.head_global.requires_grad_(False)
             _freeze_beyond_grid(self.image_encoder)
+        self.centre_image, self.centre_text = (
+            nn.BatchNorm1d(dim, affine=False) if self.params["centred_heads"] else nn.Identity() for _ in range(2)
+        )
         if self.components["local"]:
             self.head_local = nn.Linear(self.image_encoder.grid_dim, dim, bias=False)  # a 1 x 1 convolution
         p = self.params
@@ -61,7 +65,7 @@ class GLoRIA(Method):
         """``image`` and ``text`` [B, E]; for the local term ``grid`` [B, E, h, w], ``words`` [B, 1+W, E] and ``there`` [B, 1+W]."""
         image = self.image_encoder(batch.images)
         sentence, words, pad = self._text(batch.tokens)
-        found = {"image": self.head_global(image.pooled), "text": sentence}
+        found = {"image": self._global(image.pooled), "text": sentence}
         if self.components["local"]:
             found |= {"grid": self.head_local(image.grid).permute(0, 3, 1, 2), "words": words, "there": ~pad}
         return found
@@ -83,6 +87,10 @@ class GLoRIA(Method):
         to_text, to_image = global_losses(image, text, self.temperatures[2])
         return {"global": to_text + to_image}
 
+    def _global(self, pooled: Tensor) -> Tensor:
+        image: Tensor = self.centre_image(self.head_global(pooled))
+        return image
+
     def loss_weights(self) -> dict[str, float]:
         return {name: float(self.params[f"weight_{name}"]) for name, on in self.components.items() if on}
 
@@ -95,14 +103,14 @@ class GLoRIA(Method):
         count = min(self.params["last_layers"], self.text_encoder.depth)
         hidden = self.text_encoder(tokens, layers=count).layers.sum(dim=0)
         words, pad = aggregate_words(hidden, tokens)
-        sentence = (hidden * tokens.attention_mask.unsqueeze(2)).sum(dim=1)
+        sentence = self.centre_text((hidden * tokens.attention_mask.unsqueeze(2)).sum(dim=1))
         return sentence, torch.cat([hidden[:, :1], words], dim=1), functional.pad(pad, (1, 0), value=False)
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """``grid`` is in the text's space where the local component is on, else the encoder's own."""
         image = self.image_encoder(images)
         grid = self.head_local(image.grid) if self.components["local"] else image.grid
-        return ImageFeatures(image.pooled, grid, functional.normalize(self.head_global(image.pooled), dim=-1))
+        return ImageFeatures(image.pooled, grid, functional.normalize(self._global(image.pooled), dim=-1))
 
     def _tokens(self, texts: Sequence[str]) -> TokenBatch:
         """Texts of others, seen as the training saw sentences."""

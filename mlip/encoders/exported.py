@@ -56,8 +56,9 @@ def pool(out: ImageOutput, pooling: Pooling) -> Tensor:
 
 
 def timm_knows(config: ImageEncoderConfig, pooling: Pooling = "encoder") -> bool:
-    """Whether timm can build the network from a name and plain arguments: all but a ``vit`` on a stem, or one with two poolings."""
-    return config.stem is None and pooling != "both"
+    """Whether timm can build the network from a name and plain arguments: all but a ``vit`` on a stem, a ``cnn`` that ends with
+    its last stage, or one with two poolings."""
+    return config.stem is None and config.pooled == "classifier" and pooling != "both"
 
 
 def write_exported(encoder: ImageEncoder, image_size: int, folder: Path, pooling: Pooling = "encoder") -> None:

@@ -1,8 +1,8 @@
 """Image encoders: timm models behind one output shape, read through timm's ``feature_info`` and ``forward_intermediates``.
 
 ``cnn``: every model with stages (ResNet, DenseNet, EfficientNet, ConvNeXt, RegNet, CLIP's ResNet, and Swin, whose maps are
-such a pyramid). pooled = what timm pools of the last stage before the classifier; grid = stage with stride 16 (as GLoRIA and
-MGCA take layer3).
+such a pyramid). pooled = what timm pools of the last stage before the classifier, or with ``pooled: last_stage`` the mean of
+the last stage itself; grid = stage with stride 16 (as GLoRIA and MGCA take layer3).
 ``vit``: plain vision transformers. pooled = class token after the last norm; grid = patch tokens after the last norm;
 attention = last block. With a ``stem`` of stride 16 its maps are a pyramid too: the stem's strides 4 and 8, the grid, and the
 grid halved (as TransUNet's skip connections, Chen et al. 2021).
@@ -103,8 +103,8 @@ class ImageEncoder(nn.Module):
         """[B, 3, H, W] -> pooled, grid and (ViT, on demand) the last block's attention."""
         images = self.resize(images).contiguous(memory_format=torch.channels_last)
         if self.kind == "cnn":
-            last, (grid,) = self.model.forward_intermediates(images, indices=[self._stage[16]], output_fmt="NCHW")
-            return ImageOutput(self.model.forward_head(last, pre_logits=True), grid.permute(0, 2, 3, 1))
+            pooled, grid = self._pooled_and_grid(images)
+            return ImageOutput(pooled, grid.permute(0, 2, 3, 1))
         # Not through `forward_intermediates`, which would apply the last norm twice.
         if need_attention:
             with _AttentionTap(self.model.blocks[-1].attn) as tap:
@@ -114,6 +114,14 @@ class ImageEncoder(nn.Module):
             tokens, attention = self.model.forward_features(images), None
         patches = tokens[:, self.model.num_prefix_tokens :]
         return ImageOutput(tokens[:, 0], patches.unflatten(1, (self.grid_size, self.grid_size)), attention)
+
+    def _pooled_and_grid(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if self.config.pooled == "last_stage":
+            indices = [self._stage[16], len(self.model.feature_info) - 1]
+            maps = self.model.forward_intermediates(images, indices=indices, output_fmt="NCHW", intermediates_only=True)
+            return maps[-1].mean(dim=(2, 3)), maps[0]
+        last, (grid,) = self.model.forward_intermediates(images, indices=[self._stage[16]], output_fmt="NCHW")
+        return self.model.forward_head(last, pre_logits=True), grid
 
     @property
     def has_stages(self) -> bool:

@@ -6,6 +6,7 @@ Only the data of such a package is read, never its code; its file must be the ve
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -80,8 +81,9 @@ def packaged_path(pretrained: str, where: str) -> tuple[Packaged, Path]:
     return known, path
 
 
-def load_packaged(model: nn.Module, name: str, pretrained: str, where: str) -> None:
-    """Load ``packaged:<name>`` into a timm model without classifier, tensor by tensor in their order.
+def load_packaged(model: nn.Module, name: str, pretrained: str, where: str, left_out: Collection[str] = ()) -> None:
+    """Load ``packaged:<name>`` into a timm model without classifier, tensor by tensor in their order. ``left_out`` names the
+    tensors at the model's end that were taken off it.
 
     Raises
     ------
@@ -92,13 +94,13 @@ def load_packaged(model: nn.Module, name: str, pretrained: str, where: str) -> N
         raise UserError(f"{pretrained} is of {known.timm}, not of {name!r}", where=where, fix=f"set name: {known.timm}")
     # A model on the device ``meta`` gets no values: its shapes are checked.
     device = next(model.parameters()).device
-    state = _renamed(torch.load(path, map_location=device, weights_only=True), model.state_dict(), path)
+    state = torch.load(path, map_location=device, weights_only=True)
+    state = _renamed(list(state.items())[: -CLASSIFIER - len(left_out)], model.state_dict(), path)
     model.load_state_dict(state, strict=True)
 
 
-def _renamed(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _renamed(kept: list[tuple[str, Tensor]], wanted: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The tensors under timm's names. Shapes and the last parts of the names (weight, running_mean, ...) must agree."""
-    kept = list(state.items())[:-CLASSIFIER]
     if len(kept) != len(wanted) or any(
         a.rsplit(".", 1)[1] != b.rsplit(".", 1)[1] or x.shape != y.shape
         for (a, x), (b, y) in zip(kept, wanted.items(), strict=True)

@@ -20,7 +20,8 @@ from mlip.study import ImageEncoderConfig
 def timm_model(
     config: ImageEncoderConfig, kind: Literal["cnn", "vit"], size: int, hub: bool = True, where: str = ""
 ) -> nn.Module:
-    """The model without its classifier, with the weights that the configuration names.
+    """The model without its classifier, with the weights that the configuration names; with ``pooled: last_stage`` without
+    anything after its last stage.
 
     Parameters
     ----------
@@ -36,6 +37,8 @@ def timm_model(
     where = where or f"encoders.{kind}"
     args = dict(config.args)
     require_known(config.name, config.pretrained, where)
+    if config.pooled == "last_stage" and kind == "vit":
+        raise UserError("a vit has no stages to pool", where=f"{where}.pooled", fix="leave it out")
     if config.stem and config.name != "vit":
         raise UserError(f"a stem does not fit {config.name!r}", where=f"{where}.stem", fix="name: vit")
     try:
@@ -60,8 +63,16 @@ def timm_model(
             fix="see timm.list_models() and the model's args",
         ) from None
     (_require_vit if kind == "vit" else _require_cnn)(model, config.name, size, where)
-    load_pretrained(model, config.name, config.pretrained, f"{where}.pretrained")
+    left_out = _end_with_stages(model) if config.pooled == "last_stage" else set()
+    load_pretrained(model, config.name, config.pretrained, f"{where}.pretrained", left_out)
     return model
+
+
+def _end_with_stages(model: Any) -> set[str]:
+    """Take off what stands between the last stage and the classifier; the names of the tensors that go with it."""
+    before = set(model.state_dict())
+    model.prune_intermediate_layers([len(model.feature_info) - 1], prune_norm=True, prune_head=True)
+    return before - set(model.state_dict())
 
 
 def _own_vit(config: ImageEncoderConfig, args: dict[str, Any], size: int, hub: bool) -> VisionTransformer:

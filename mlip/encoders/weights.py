@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ HEADS = ("fc", "head", "head_dist", "classifier")  # what timm and torchvision c
 SAVE_ANEW = "save the model's state dict alone, e.g. with safetensors.torch.save_file, and give that"
 
 
-def load_pretrained(model: nn.Module, name: str, pretrained: str | None, key: str) -> None:
+def load_pretrained(
+    model: nn.Module, name: str, pretrained: str | None, key: str, left_out: Collection[str] = ()
+) -> None:
     """Load what ``pretrained`` of a configuration says into a timm model called ``name``: a weights file, or packaged weights.
 
-    Weights of the hub are timm's own business when it builds the model.
+    Weights of the hub are timm's own business when it builds the model. ``left_out`` names the tensors that were taken off
+    the model, which the weights may hold.
 
     Raises
     ------
@@ -30,13 +33,14 @@ def load_pretrained(model: nn.Module, name: str, pretrained: str | None, key: st
     if pretrained is None or pretrained == "hub":
         return
     if is_packaged(pretrained):
-        load_packaged(model, name, pretrained, key)
+        load_packaged(model, name, pretrained, key, left_out)
     else:
-        load_strict(model, Path(pretrained), key)
+        load_strict(model, Path(pretrained), key, left_out)
 
 
-def load_strict(model: nn.Module, path: Path, key: str) -> None:
-    """Load the weights of an image model; only a classifier, which the encoder does not have, may be left over.
+def load_strict(model: nn.Module, path: Path, key: str, left_out: Collection[str] = ()) -> None:
+    """Load the weights of an image model; only a classifier, which the encoder does not have, and the tensors ``left_out`` may
+    be left over.
 
     The file holds a state dict, by itself or under ``state_dict_ema``, ``model_ema``, ``state_dict`` or ``model`` (the
     first of these, as :func:`timm.models.load_state_dict` takes it); ``module.`` before the names is passed over. A
@@ -54,7 +58,7 @@ def load_strict(model: nn.Module, path: Path, key: str) -> None:
         raise UserError("there is no such weights file", where=path, fix=f"correct {key}, or use `hub`")
     meta = any(p.is_meta for p in model.parameters())
     state, wanted = read_state(path, key, meta), model.state_dict()
-    state = {name: value for name, value in state.items() if not is_classifier(name, model, wanted)}
+    state = {k: v for k, v in state.items() if k not in left_out and not is_classifier(k, model, wanted)}
     problems = misfits(state, wanted)
     if any(problems.values()):
         raise misfit(path, key, problems)

@@ -54,6 +54,23 @@ def test_sentence_has_the_direction_of_the_mean_over_all_positions() -> None:
         torch.testing.assert_close(joint, functional.normalize(padded.mean(dim=0), dim=0))
 
 
+def test_centred_global_features_have_mean_0_over_the_batch_and_the_local_ones_stay() -> None:
+    plain, centred = (build("gloria", params={"centred_heads": on}).train() for on in (False, True))
+    centred.load_state_dict(plain.state_dict(), strict=False)
+    for method in (plain, centred):
+        method.text_encoder.eval()  # no dropout
+    batch = tiny_batch(plain)
+    with torch.no_grad():
+        one, two = plain.represent(batch), centred.represent(batch)
+    for name in ("image", "text"):
+        assert one[name].mean(dim=0).abs().max() > 0.01
+        torch.testing.assert_close(two[name].mean(dim=0), torch.zeros(two[name].shape[1]), atol=1e-5, rtol=0)
+    for name in ("grid", "words"):
+        torch.testing.assert_close(one[name], two[name])
+    eval_joint = centred.eval().encode_image(batch.images).joint
+    assert not torch.allclose(eval_joint, plain.eval().encode_image(batch.images).joint), "evaluation centres too"
+
+
 def test_heatmap_is_a_map_of_attention_over_the_image() -> None:
     method = build("gloria").eval()
     maps = method.heatmap(tiny_batch(method).images, "small left pleural effusion")

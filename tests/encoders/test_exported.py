@@ -28,6 +28,7 @@ STEM = {
     "name": "vit", "args": {"patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2},
     "stem": {"name": "tf_efficientnet_lite0", "stages": 5},
 }  # fmt: skip
+OURS = {"stem": ("vit", 64, STEM), "last-stage": ("cnn", 64, {"name": "tf_efficientnet_lite0", "pooled": "last_stage"})}
 
 
 def trained(kind: str, size: int, config: dict[str, object]) -> ImageEncoder:
@@ -56,9 +57,9 @@ def test_timm_loads_it_in_one_line(name: str, tmp_path: Path) -> None:
     assert list(seen["mean"]) == list(seen["std"]) == [0.5] * 3 and seen["interpolation"] == "bilinear"
 
 
-@pytest.mark.parametrize("name", [*TIMM, "stem"])
+@pytest.mark.parametrize("name", [*TIMM, *OURS])
 def test_our_loader_gives_the_encoder_back(name: str, tmp_path: Path) -> None:
-    kind, size, config = {**TIMM, "stem": ("vit", 64, STEM)}[name]
+    kind, size, config = {**TIMM, **OURS}[name]
     encoder = trained(kind, size, config)
     write_exported(encoder, size, tmp_path)
     again = load_exported(tmp_path)
@@ -85,8 +86,9 @@ def test_a_vit_may_be_measured_by_its_patches(name: str, tmp_path: Path) -> None
     assert pooled_apart(measured, model) < 1e-6 < 1e-2 < pooled_apart(encoder, model)
 
 
-def test_a_stem_is_not_said_to_be_timms(tmp_path: Path) -> None:
-    write_exported(trained("vit", 64, STEM), 64, tmp_path)
+@pytest.mark.parametrize("name", OURS)
+def test_what_timm_cannot_build_is_not_said_to_be_timms(name: str, tmp_path: Path) -> None:
+    write_exported(trained(*OURS[name]), 64, tmp_path)
     assert "architecture" not in json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     with pytest.raises(KeyError, match="architecture"):
         timm.create_model(f"local-dir:{tmp_path}", pretrained=True)

@@ -132,6 +132,7 @@ def test_a_vit_on_a_stem_of_stride_16_is_a_pyramid_and_runs_its_stem_once() -> N
         (stemmed(stages=4), "4 stages .* stride 16, patch_size 8"),
         (stemmed(stages=3, scale=2), "stride 8, patch_size 8 on images enlarged 2 times needs 16"),
         (stemmed(pretrained="packaged:nothing"), "no packaged weights 'nothing'"),
+        (stemmed().model_copy(update={"pooled": "last_stage"}), r"encoders\.vit\.pooled.*no stages to pool"),
         (ImageEncoderConfig(name="vit", stem=StemConfig(name="resnet18", stages=3)), "no EfficientNet"),
         (ImageEncoderConfig(name="vit", stem=StemConfig(name="resnet5000", stages=3)), "no model 'resnet5000'"),
         (ImageEncoderConfig(name="vit_tiny_patch16_224", stem=StemConfig(name=LITE0, stages=3)), "does not fit"),
@@ -231,6 +232,32 @@ def test_families_of_cnns(name: str) -> None:
     ]
     assert torch.allclose(out.pooled, classifier_input, atol=1e-5), "what timm gives its classifier"
     assert torch.allclose(out.grid, stages[2].permute(0, 2, 3, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_pooled_may_be_the_mean_of_the_last_stage(name: str) -> None:
+    _, grid_dim, channels = FAMILIES[name]
+    config = ImageEncoderConfig(name=name, pooled="last_stage")
+    encoder = ImageEncoder(config, "cnn", 64).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        out, stages = encoder(images), encoder.stages(images)
+    assert out.pooled.shape == (2, channels[3]) and encoder.dim == channels[3] and encoder.grid_dim == grid_dim
+    assert torch.allclose(out.pooled, stages[3].mean(dim=(2, 3)), atol=1e-5)
+    assert torch.allclose(out.grid, stages[2].permute(0, 2, 3, 1), atol=1e-5)
+    encoder.train()(images).pooled.square().sum().backward()
+    without = [name for name, weight in encoder.named_parameters() if weight.grad is None]
+    assert not without, "nothing is left in it that the pooled feature does not use"
+
+
+def test_a_resnets_last_stage_is_what_its_classifier_gets() -> None:
+    torch.manual_seed(4)
+    whole = ImageEncoder(CNN, "cnn", 64).eval()
+    cut = ImageEncoder(CNN.model_copy(update={"pooled": "last_stage"}), "cnn", 64).eval()
+    cut.load_state_dict(whole.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(cut(images).pooled, whole(images).pooled, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

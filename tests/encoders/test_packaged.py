@@ -32,6 +32,13 @@ def test_the_weights_are_those_of_the_file() -> None:
         assert torch.equal(state[theirs], model[ours])
 
 
+def test_an_encoder_that_ends_with_its_stages_has_the_same_weights() -> None:
+    whole = ImageEncoder(CONFIG, "cnn", 64).model.state_dict()
+    cut = ImageEncoder(CONFIG.model_copy(update={"pooled": "last_stage"}), "cnn", 64).model.state_dict()
+    assert {name.split(".")[0] for name in set(whole) - set(cut)} == {"conv_head", "bn2"}
+    assert set(cut) < set(whole) and all(torch.equal(cut[name], whole[name]) for name in cut)
+
+
 def test_the_features_are_of_a_trained_network() -> None:
     """On smooth patterns its classifier's own logits tell patterns apart; random weights of the same shapes do not."""
     torch.manual_seed(0)

@@ -148,6 +148,17 @@ def test_only_the_classifier_may_be_left_over(tmp_path: Path) -> None:
         load(tmp_path / "w.pth", config, meta=True)
 
 
+@pytest.mark.parametrize("meta", [False, True], ids=["run", "check"])
+def test_an_encoder_that_ends_with_its_stages_takes_whole_files_and_its_own(meta: bool, tmp_path: Path) -> None:
+    whole = ImageEncoderConfig(name="tf_efficientnet_lite0")
+    cut = whole.model_copy(update={"pooled": "last_stage"})
+    for name, config in (("whole", whole), ("cut", cut)):
+        torch.save(ImageEncoder(config, "cnn", 64).model.state_dict(), tmp_path / name)
+        load(tmp_path / name, cut, meta)
+    with pytest.raises(UserError, match=r"5 missing \(bn2\.bias"):  # the counter may be missing
+        load(tmp_path / "cut", whole, meta)
+
+
 def test_hub_weights_that_do_not_exist_are_refused() -> None:
     for config in (CNN, ImageEncoderConfig(name="vit_base_patch16_plus_240")):
         kind = "cnn" if config is CNN else "vit"

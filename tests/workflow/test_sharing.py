@@ -38,7 +38,7 @@ def test_timm_gives_the_features_that_the_tables_were_made_from(
     line = export(resolve(smoke.study, look=False), row, 0, tmp_path / "encoder")
     card = (tmp_path / "encoder" / "README.md").read_text(encoding="utf-8")
     said = (ROOT / "docs" / "sharing.md").read_text(encoding="utf-8")
-    assert line.replace(str(tmp_path / "encoder"), "encoders/mgca-twin") in said
+    assert line.replace(str(tmp_path / "encoder"), "encoders/mgca-paper") in said
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(card.split("```python\n")[1].split("```")[0], names)  # as a reader of the card would
