@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.analyses import false_negatives, maps
+from benchmarks.analyses import false_negatives
 from benchmarks.analyses import parts as method_parts
 from benchmarks.cells import Column, Results
-from benchmarks.report import ablation, figures, pairs, published
+from benchmarks.report import ablation, figures, looks, pairs, published
 from benchmarks.report.cost import cost
 from benchmarks.report.made import made_on
 from benchmarks.report.standing import Standings, complete, main_columns, top_columns
@@ -51,7 +51,8 @@ def page(plan: Plan, results: Results, found: Standings) -> str:
             parts.append(published.section(plan, results, name))
     parts += ablation.section(results, folder, study.statistics.level)
     parts += pairs.section(results, folder)
-    parts += [line for line in (maps.links(plan), false_negatives.link(plan), method_parts.link(plan)) if line]
+    parts += looks.section(plan)
+    parts += [line for line in (false_negatives.link(plan), method_parts.link(plan)) if line]
     if not study.published:
         parts.append(published.NOT_COMPARABLE)
     return "\n\n".join(parts) + "\n"

@@ -201,13 +201,13 @@ def evaluate(
 
 
 @run_app.command()
-def maps(row: str, seed: Seed = 0, study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
+def maps(row: str, study: StudyFile = DEFAULT, threads: Threads = 1) -> None:
     """Where one row looks on test films, beside the outlines of the finding."""
     from benchmarks.analyses.maps import fingerprint
     from mlip.run.stages import maps as stage
 
     plan = _plan(study, threads)
-    perform(plan, "maps", (row,), fingerprint(plan, row, seed), lambda: stage.run(plan, row, seed))
+    perform(plan, "maps", (row,), fingerprint(plan, row), lambda: stage.run(plan, row))
 
 
 @run_app.command("false-negatives")

@@ -139,6 +139,12 @@ def test_analyses_are_made_and_linked(smoke: Run) -> None:
         for kind in ("png", "csv"):
             assert (paths.maps / f"{name}.{kind}").is_file() == wanted
             assert (f"maps/{name}.{kind}" in page) == wanted
+    looks = page[page.index("# Where the rows look") :]
+    for file in paths.maps.glob("*.csv"):
+        numbers = pd.read_csv(file)
+        for value in numbers.loc[numbers["metric"] == "pixel AUROC", "value"]:
+            assert f" {100 * value:.1f} [" in looks
+    assert "presence minus absence" in looks
     assert paths.false_negatives.is_file() and paths.false_negatives.name in page
 
 

@@ -1,6 +1,5 @@
 # Where the trained rows look on test films, and how they treat different patients with equal findings.
 
-FIRST_SEED = STUDY.pretrain.seeds[0]
 MAPPED = film_maps.mapped_rows(PLAN)
 ASKED = list(dict.fromkeys(q.dataset for q in film_maps.questions(PLAN)))
 MAPS = [str(PATHS.maps / f"{m}.{kind}") for m in MAPPED for kind in ("png", "csv")]
@@ -16,7 +15,11 @@ if MAPPED:
 
     rule maps:
         input:
-            lambda w: checkpoint_of(w.mapped, FIRST_SEED),
+            lambda w: [
+                f
+                for seed in PLAN.rows[w.mapped].seeds(STUDY)
+                for f in checkpoint_of(w.mapped, seed)
+            ],
             [store_of(d) for d in ASKED],
             lambda w: [f for d in ASKED for f in splits_of(d, mapped_is_made(w.mapped))],
             lambda w: gate(mapped_is_made(w.mapped)),
@@ -36,10 +39,9 @@ if MAPPED:
         resources:
             **NEEDS.asked("maps", "mapped"),
         params:
-            seed=FIRST_SEED,
-            spec=lambda w: film_maps.fingerprint(PLAN, w.mapped, FIRST_SEED).key,
+            spec=lambda w: film_maps.fingerprint(PLAN, w.mapped).key,
         shell:
-            "python -m mlip run maps {wildcards.mapped} --seed {params.seed} --threads {threads} > {log:q} 2>&1"
+            "python -m mlip run maps {wildcards.mapped} --threads {threads} > {log:q} 2>&1"
 
 
 if PAIR_PAGE:

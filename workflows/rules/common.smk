@@ -189,5 +189,4 @@ def knowledge_of(row):
 
 
 def mapped_is_made(row):
-    of = film_maps.fingerprint(PLAN, row, STUDY.pretrain.seeds[0])
-    return PLAN.is_made("maps", (row,), of)
+    return PLAN.is_made("maps", (row,), film_maps.fingerprint(PLAN, row))

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from benchmarks.analyses import maps
 from benchmarks.cells import Column, Results, fraction_name
 from benchmarks.related import ablated, on_shares
-from benchmarks.report import ablation, breakdown, cost, leaderboard, pairs
+from benchmarks.report import ablation, breakdown, cost, leaderboard, looks, pairs
 from benchmarks.report.made import made_on
 from benchmarks.report.standing import Standings, main_columns, panels
 from benchmarks.report.table import column_keys, rank_text
@@ -73,6 +73,9 @@ def page(plan: Plan, results: Results, found: Standings) -> str:
         "trainings": plots.trainings(plan),
         "drawn": films.drawn(plan),
         "maps": _maps(plan),
+        "looks": looks.tables(plan),
+        "looks_head": looks.HEAD,
+        "looks_about": Markup(MarkdownIt().renderInline(looks.ABOUT)),
         "cost": cost.lines(plan),
         "cost_head": cost.HEAD,
         "reading": Markup(

@@ -11,5 +11,5 @@ if TYPE_CHECKING:
     from benchmarks.plan import Plan
 
 
-def run(plan: Plan, row: str, seed: int) -> None:
-    write_maps(plan, plan.row(row), seed, best_device(plan.study.device))
+def run(plan: Plan, row: str) -> None:
+    write_maps(plan, plan.row(row), best_device(plan.study.device))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from benchmarks.analyses import maps
-from benchmarks.analyses.maps import CENTRE, OUTLINES, Question, centre_prior, enlarge, pixel_auroc, pointing, questions
+from benchmarks.analyses.map_scores import CENTRE, OUTLINES, centre_prior, enlarge, measure, pixel_auroc, pointing
+from benchmarks.analyses.maps import Question, questions
 from benchmarks.plan import resolve
 from mlip.contract import Method
 from mlip.manifest import read_manifest
@@ -32,10 +36,62 @@ def test_questions_are_those_whose_films_outline_the_finding() -> None:
     assert "random" not in maps.mapped_rows(plan) and "mgca-vit" in maps.mapped_rows(plan)
 
 
+class Steered(Method):
+    """Patches answer every sentence with their brightness, turned round; the sentences of a finding a little less so."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.image_encoder = Grid()
+
+    def maps(self, images: Tensor, prompt: str) -> dict[str, Tensor]:
+        seen = self.image_encoder(images)
+        own = -1.0 if prompt.startswith("No") else -0.9
+        return {"cosine": own * seen, "fixed": torch.ones(len(images), 2, 2)}
+
+    losses = encode_image = encode_text = None  # type: ignore[assignment]
+
+
+class Grid(torch.nn.Module):
+    calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return images[:, 0]
+
+
+QUESTION = Question("siim", "Pneumothorax", ("There is air.", "Air is seen."), ("No air is seen.",))
+
+
+def test_the_contrast_of_prompts_takes_away_what_every_prompt_gets() -> None:
+    films = np.full((70, SIDE, SIDE), 20, dtype=np.uint8)
+    films[:, 1:3, 2:5] = 220
+    outlines = films > 100
+    method = Steered()
+    found = maps.question_maps(method, films, np.arange(70), QUESTION, torch.device("cpu"))
+    assert set(found) == {"cosine", "fixed", "cosine, presence minus absence"}  # no prompt moves `fixed`
+    assert (pixel_auroc(found["cosine"], outlines).diagonal() == 0).all()
+    assert (pixel_auroc(found["cosine, presence minus absence"], outlines).diagonal() == 1).all()
+    alone = Question("siim", "Pneumothorax", QUESTION.presence)  # a prompt set without absence prompts
+    assert set(maps.question_maps(method, films, np.arange(70), alone, torch.device("cpu"))) == {"cosine", "fixed"}
+
+
+def test_films_are_encoded_once_for_all_prompts_and_answers_stay_the_same() -> None:
+    films = np.random.default_rng(0).integers(0, 255, (70, SIDE, SIDE), dtype=np.uint8)
+    method = Steered()
+    once = maps.question_maps(method, films, np.arange(70), QUESTION, torch.device("cpu"))
+    assert method.image_encoder.calls == 2  # batches of 64
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maps, "encoded_once", nullcontext)
+        again = maps.question_maps(method, films, np.arange(70), QUESTION, torch.device("cpu"))
+    assert method.image_encoder.calls == 2 + 2 * 3
+    for name, values in once.items():
+        np.testing.assert_array_equal(values, again[name])
+
+
 def test_pointing_and_auroc() -> None:
-    outline = np.zeros((4, 4), dtype=bool)
-    outline[:2, :2] = True
-    right, flat = np.where(outline, 1.0, 0.0), np.zeros((4, 4))
+    outline = np.zeros((1, 4, 4), dtype=bool)
+    outline[0, :2, :2] = True
+    right, flat = np.where(outline, 1.0, 0.0), np.zeros((1, 4, 4))
     assert pointing(right, outline) == 1 and pixel_auroc(right, outline) == 1
     assert pointing(-right, outline) == 0 and pixel_auroc(-right, outline) == 0
     assert pointing(flat, outline) == 0.25 and pixel_auroc(flat, outline) == 0.5  # a flat map is chance, not a hit
@@ -44,32 +100,64 @@ def test_pointing_and_auroc() -> None:
     assert np.unravel_index(middle.argmax(), middle.shape) == (2, 2) and np.allclose(middle, middle.T)
 
 
-def test_intervals_go_over_patients_and_differences_are_paired() -> None:
-    study = load_study(ROOT / "config" / "smoke.yaml")
+def test_auroc_of_all_maps_and_outlines_is_that_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
-    truth = np.zeros((40, 6, 6), dtype=bool)
-    truth[:, 0, 0] = True
-    found = {"right": truth + rng.random(truth.shape) * 0.1, CENTRE: np.broadcast_to(centre_prior(6), truth.shape)}
-    question = Question("rsna", "Pneumonia", "There is pneumonia.")
-    table = maps.measure(study, question, found, truth, np.repeat(np.arange(20), 2)).set_index(["map", "metric"])
+    values, outlines = rng.integers(0, 6, (4, 7, 7)).astype(float), rng.random((3, 7, 7)) < 0.3  # with ties
+    wanted = [[roc_auc_score(o.ravel(), v.ravel()) for o in outlines] for v in values]
+    np.testing.assert_allclose(pixel_auroc(values, outlines), wanted, rtol=0, atol=1e-12)
+
+
+def world_of_corners(rng: np.random.Generator, films: int = 40) -> np.ndarray:
+    outlines = np.zeros((films, 6, 6), dtype=bool)
+    for film, place in zip(outlines, rng.permutation(np.arange(films) % 9), strict=True):
+        film[2 * (place // 3) : 2 * (place // 3) + 2, 2 * (place % 3) : 2 * (place % 3) + 2] = True
+    return outlines
+
+
+def measured(found: list[dict[str, np.ndarray]], outlines: np.ndarray, patients: np.ndarray) -> pd.DataFrame:
+    controls = {CENTRE: centre_prior(6), OUTLINES: outlines.mean(axis=0)}
+    table = measure(found, controls, outlines, patients, (200, 0.95), np.random.default_rng(1))
+    return table.set_index(["map", "metric"])
+
+
+def test_a_map_that_sees_the_film_gains_over_another_patients_and_a_habit_of_place_does_not() -> None:
+    rng = np.random.default_rng(0)
+    outlines, patients = world_of_corners(rng), np.repeat(np.arange(20), 2)
+    place = np.broadcast_to(rng.random((6, 6)) + outlines.mean(axis=0), outlines.shape)
+    found = {"sees": outlines + rng.random(outlines.shape), "place": place}
+    table = measured([found], outlines, patients)
     assert (table["films"] == 40).all() and (table["patients"] == 20).all()
-    hit = table.loc[("right", "pointing game")]
-    assert hit["value"] == hit["ci_low"] == 1 and hit["over_centre_low"] == 1
-    prior = table.loc[(CENTRE, "pixel AUROC")]
-    assert prior["value"] < 0.05 and prior["over_centre"] == prior["over_centre_high"] == 0
+    sees, habit = (table.loc[name, "pixel AUROC"] for name in ("sees", "place"))
+    assert sees["over_another_low"] > 0.3 and sees["over_centre_low"] > 0 and sees["over_outline_low"] > 0
+    assert habit["over_another"] == habit["over_another_low"] == habit["over_another_high"] == 0
+    for control in (CENTRE, OUTLINES):
+        assert (table.loc[control]["over_another"] == 0).all()
+    assert table.loc[(CENTRE, "pixel AUROC"), "over_centre_high"] == 0
+
+
+def test_intervals_hold_the_spread_between_trainings() -> None:
+    rng = np.random.default_rng(0)
+    outlines, patients = world_of_corners(rng), np.arange(40)
+    good, poor = ({"map": outlines * strength + rng.random(outlines.shape)} for strength in (0.9, 0.1))
+    same = measured([good, good, good], outlines, patients).loc[("map", "pixel AUROC")]
+    apart = measured([good, poor, good], outlines, patients).loc[("map", "pixel AUROC")]
+    assert same["seeds"] == apart["seeds"] == 3
+    assert same["ci_high"] - same["ci_low"] < 0.1 < apart["ci_high"] - apart["ci_low"]
+    assert same["value"] == pytest.approx(measured([good], outlines, patients).loc[("map", "pixel AUROC"), "value"])
 
 
 def test_intervals_do_not_depend_on_how_patients_are_called() -> None:
-    study = load_study(ROOT / "config" / "smoke.yaml")
     rng = np.random.default_rng(0)
-    truth = rng.random((40, 6, 6)) < 0.3
-    found = {"any": rng.random(truth.shape), CENTRE: np.broadcast_to(centre_prior(6), truth.shape)}
-    question = Question("rsna", "Pneumonia", "There is pneumonia.")
-    number = np.repeat(np.arange(20), 2)
-    one, other = (
-        maps.measure(study, question, found, truth, names) for names in (number, (number * 7 % 20).astype(str))
-    )
+    outlines, number = world_of_corners(rng), np.repeat(np.arange(20), 2)
+    found = [{"any": rng.random(outlines.shape)}]
+    one, other = (measured(found, outlines, names) for names in (number, (number * 7 % 20).astype(str)))
     pd.testing.assert_frame_equal(one, other)
+
+
+def test_one_patient_alone_has_no_other_to_be_held_against() -> None:
+    outlines = world_of_corners(np.random.default_rng(0), 2)
+    line = measured([{"any": outlines + 0.5}], outlines, np.zeros(2)).loc[("any", "pixel AUROC")]
+    assert line["value"] == 1 and np.isnan(line["over_another"])
 
 
 class Bright(Method):
@@ -99,11 +187,11 @@ def test_figure_and_numbers_of_a_row(world: World, monkeypatch: pytest.MonkeyPat
     world.study.results = world.paths.work / "results"
     shown: list[np.ndarray] = []
     draw = maps.draw
-    monkeypatch.setattr(maps, "draw", lambda *a: (shown.append(a[2][0][1]), draw(*a)))
+    monkeypatch.setattr(maps, "draw", lambda *a: (shown.append(a[2][0].films), draw(*a)))
     world.study.datasets["siim"].twin = "siim"
-    maps.write_maps(resolve(world.study, look=False), world.entry, 0, torch.device("cpu"))
+    maps.write_maps(resolve(world.study, look=False), world.entry, torch.device("cpu"))
     world.study.datasets["siim"].twin = None
-    maps.write_maps(resolve(world.study, look=False), world.entry, 0, torch.device("cpu"))
+    maps.write_maps(resolve(world.study, look=False), world.entry, torch.device("cpu"))
     virtual, real = shown
     assert set(np.unique(virtual)) == {20, 220} and set(np.unique(real)) == {maps.GREY}  # a person's film is not drawn
     target = world.paths.work / "results" / "tiny" / "maps"
