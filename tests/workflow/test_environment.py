@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.workflow.conftest import environment, mini_study
 
 ENVS = ROOT / "workflows" / "envs"
 
@@ -46,6 +47,20 @@ def test_lock_names_no_registry_and_pins_every_dependency() -> None:
     wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
     names = {re.match(r"[A-Za-z0-9._-]+", item)[0].lower().replace("_", "-") for item in wanted}  # type: ignore[index]
     assert names <= pinned
+
+
+def test_jobs_take_the_python_of_a_snakemake_whose_environment_is_not_activated(tmp_path: Path) -> None:
+    other = tmp_path / "bin"
+    other.mkdir()
+    (other / "python").write_text("#!/bin/sh\necho another python; exit 3\n", encoding="utf-8")
+    (other / "python").chmod(0o755)
+    config = mini_study(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--nolock", "--cores", "1", "--configfile", str(config), "--until", "splits"],
+        cwd=ROOT, env={**environment(), "PATH": f"{other}:/usr/bin:/bin"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert list((tmp_path / "work").rglob("splits/*"))
 
 
 @pytest.mark.study

@@ -10,6 +10,11 @@ ROOT = Path(workflow.basedir).resolve()
 ROOT = ROOT if (ROOT / "mlip").is_dir() else ROOT.parent
 sys.path.insert(0, str(ROOT))
 
+# Jobs call `python`: Snakemake's own, also where its environment is not activated. One of `--use-conda` comes before it.
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+)
+
 try:
     from benchmarks.analyses import false_negatives
     from benchmarks.analyses import maps as film_maps
