@@ -10,11 +10,6 @@ ROOT = Path(workflow.basedir).resolve()
 ROOT = ROOT if (ROOT / "mlip").is_dir() else ROOT.parent
 sys.path.insert(0, str(ROOT))
 
-# Jobs call `python`: Snakemake's own, also where its environment is not activated. One of `--use-conda` comes before it.
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-)
-
 try:
     from benchmarks.analyses import false_negatives
     from benchmarks.analyses import maps as film_maps
@@ -23,6 +18,7 @@ try:
     from benchmarks.related import figures
     from mlip.errors import UserError
     from mlip.run import warm
+    from mlip.run.interpreter import own_python_first
     from mlip.run.locks import announce_run, take_over
     from mlip.run.needs import GPUS, MANY_CORES, Needs, gpus_of
     from mlip.run.newest import newest_file
@@ -40,6 +36,8 @@ try:
     PLAN = resolve(STUDY)
 except UserError as error:
     raise WorkflowError(str(error))
+
+own_python_first()
 
 # Snakemake reads this file again in each job of a cluster; those are no runs. `--jobs` counts for executors of other machines.
 RUNS = workflow.is_main_process
