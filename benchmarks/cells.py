@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 COLUMNS = [
     "task", "protocol", "dataset", "metric", "method", "seed_count", "draw_count", "fraction",
     "value", "ci_low", "ci_high", "se_patients", "se_draws", "se_seeds", "sd_trainings", "n_test", "positives",
-    "status", "reason", "seconds", "rank", "rank_high", "above_controls",
+    "status", "reason", "seconds", "rank", "rank_high", "above_controls", "ahead_of",
 ]  # fmt: skip
 MANY = 1000  # test patients from which on a row is worth a process
 KEY = ["task", "protocol", "dataset", "metric", "fraction"]  # of a column of cells
@@ -298,6 +298,7 @@ def _numbers(column: Column, row: str, level: float) -> dict[str, Any]:
         "sd_trainings": float(found.seeds.std(ddof=1)) if found.seeded and len(found.seeds) > 1 else float("nan"),
         "positives": min(column.positives.values(), default=None), "rank": best, "rank_high": worst,
         "above_controls": column.above_controls.get(row),
+        "ahead_of": " ".join(sorted(worse for better, worse in column.ranking.better if better == row)),
     }  # fmt: skip
 
 

@@ -64,7 +64,7 @@ class Comparison:
 
     cells: pd.DataFrame
     controls: pd.DataFrame  # controls without a seed that differ
-    separable: int  # pairs of methods that the first run tells apart by their ranks
+    separable: int  # pairs of methods that the first run tells apart in a column
     reversed: (
         pd.DataFrame
     )  # those that the second orders the other way round; ``separably`` where it tells them apart too
@@ -159,17 +159,18 @@ def _margins(both: pd.DataFrame, level: float, same_data: bool) -> np.ndarray:
 
 
 def _pairs(column: pd.DataFrame, controls: set[str]) -> list[dict[str, Any]]:
-    """Pairs of methods that run a tells apart: their intervals of ranks do not meet."""
-    there = column[(column["verdict"] != NOT_COMPARABLE) & column["rank_a"].notna() & ~column["method"].isin(controls)]
-    rows, found = there.to_dict("records"), []
-    for x in rows:
-        for y in rows:
-            if x["rank_high_a"] < y["rank_a"]:
-                other_way = y["value_b"] > x["value_b"]
-                found.append({
-                    **{k: x[k] for k in KEY}, "better": x["method"], "worse": y["method"],
-                    "turned": other_way, "separably": bool(other_way and y["rank_high_b"] < x["rank_b"]),
-                })  # fmt: skip
+    """Pairs of methods that run a tells apart (``ahead_of`` of its cells)."""
+    there = column[(column["verdict"] != NOT_COMPARABLE) & ~column["method"].isin(controls)].fillna(
+        {"ahead_of_a": "", "ahead_of_b": ""}
+    )
+    rows = {row["method"]: row for row in there.to_dict("records")}
+    found = []
+    for x in rows.values():
+        for y in (rows[name] for name in x["ahead_of_a"].split() if name in rows):
+            found.append({
+                **{k: x[k] for k in KEY}, "better": x["method"], "worse": y["method"],
+                "turned": y["value_b"] > x["value_b"], "separably": x["method"] in y["ahead_of_b"].split(),
+            })  # fmt: skip
     return found
 
 
@@ -209,7 +210,7 @@ def page(a: Run, b: Run, found: Comparison) -> str:
         "\n".join([
             f"- Cells: {number[AGREES]} agree, {number[MOVED]} moved, {number[NOT_COMPARABLE]} are not comparable. With nothing but the trainings "
             f"apart {100 * (1 - found.level):.0f} % would move; the chance of so many is {found.chance:.2g}.",
-            f"- Pairs of methods that the first run tells apart: {found.separable}; the second has {against}{share} of them the other way round, "
+            f"- Pairs of methods that the first run tells apart in a column: {found.separable}; the second has {against}{share} of them the other way round, "
             f"{separably} of these separably.",
             f"- Cells of controls that no seed moves and that differ: {len(found.controls)}"
             + (" (the machine alone does that where a head is trained on them)." if len(found.controls) and found.machine_differs else "."),

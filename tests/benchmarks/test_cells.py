@@ -98,6 +98,8 @@ def test_a_full_study_ranks_methods_and_not_controls(seeds):
     assert set(cells["status"]) == {"ok", "skipped"}
     ranks = {m: tuple(pick(cells, m, fraction=100)[["rank", "rank_high"]]) for m in ("alpha", "beta", "gamma")}
     assert ranks == {"alpha": (1, 2), "beta": (1, 2), "gamma": (3, 3)}
+    ahead = {m: pick(cells, m, fraction=100)["ahead_of"] for m in ("alpha", "beta", "gamma")}
+    assert ahead == {"alpha": "gamma", "beta": "gamma", "gamma": ""}
     assert all(pd.isna(pick(cells, m, fraction=100)["rank"]) for m in ("noise", "noise-vit", "constant"))
     column = column_of(results)
     assert column.above_controls == {"alpha": True, "beta": True, "gamma": True}
@@ -164,7 +166,7 @@ def test_a_new_method_leaves_the_numbers_of_the_others_alone(seeds):
     for seed in (0, 1, 2):
         seeds.predict("probe", "rsna", "beta", seed)
     after = seeds.cells()
-    beside = ["rank", "rank_high", "above_controls"]  # what compares a method with others
+    beside = ["rank", "rank_high", "above_controls", "ahead_of"]  # what compares a method with others
     for method in ("alpha", "gamma", "noise"):
         pd.testing.assert_series_equal(pick(before, method).drop(beside), pick(after, method).drop(beside))
     pd.testing.assert_frame_equal(after, seeds.cells())

@@ -70,16 +70,27 @@ def test_pairs_that_turn_round_are_counted(folder, tmp_path):
     key = ["task", "protocol", "dataset", "metric", "fraction"]
     column = tuple(run.cells[run.cells["task"] == "probe"].iloc[0][key])
     here = (run.cells[key] == column).all(axis=1)
-    ranks = {"alpha": (1, 1), "beta": (2, 2), "gamma": (3, 3)}
     first, second = run.cells.copy(), run.cells.copy()
     for table, order in ((first, ("alpha", "beta", "gamma")), (second, ("gamma", "beta", "alpha"))):
         for place, name in enumerate(order):
             cell = here & (table["method"] == name)
-            table.loc[cell, ["rank", "rank_high"]] = ranks[("alpha", "beta", "gamma")[place]]
+            table.loc[cell, "ahead_of"] = " ".join(order[place + 1 :])
             table.loc[cell, "value"] = 0.9 - 0.1 * place
     found = compare(Run(folder, first[here], run.made), Run(folder, second[here], run.made))
     assert found.separable == 3 and len(found.reversed) == 3 and found.reversed["separably"].all()
     assert not found.reproduces
+    second["ahead_of"] = np.nan  # the second orders them the other way round and tells none apart
+    unsure = compare(Run(folder, first[here], run.made), Run(folder, second[here], run.made))
+    assert len(unsure.reversed) == 3 and not unsure.reversed["separably"].any()
+
+
+def test_pairs_told_apart_are_those_of_the_tables(folder):
+    run = Run.read(folder)
+    told = run.cells["ahead_of"].fillna("").str.split()
+    assert compare(run, run).separable == told.str.len().sum() > 0
+    ranked = run.cells[told.str.len() > 0]
+    assert not {"constant", "noise"} & {name for names in told for name in names}  # controls take no rank
+    assert (ranked["rank_high"] <= 3 - told[ranked.index].str.len()).all()
 
 
 def test_a_control_that_differs_is_a_fault_on_one_machine_only(folder, tmp_path):
