@@ -138,4 +138,6 @@ def _interval(
     cell = statistics.estimate(
         stacked.mean(axis=1)[:, None], resampled[:, None], patients, seeded=len(films) > 1, drawn=False
     )
-    return cell.value, *statistics.confidence(replace(cell, bounded=bounded), level)
+    low, high = statistics.confidence(replace(cell, bounded=bounded), level)
+    # A handful of patients give intervals beyond what a difference can be; NaN stays.
+    return cell.value, float(np.maximum(low, -1)), float(np.minimum(high, 1))

@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from benchmarks.analyses import maps
 from benchmarks.analyses.map_scores import AGAINST, CENTRE, OUTLINES, PIXEL_AUROC
+from benchmarks.scores.support import FEW
 
 if TYPE_CHECKING:
     from benchmarks.plan import Plan
@@ -28,7 +29,14 @@ class Table:
     """The maps of all rows for one finding of a data set."""
 
     title: str
-    lines: list[list[str]]  # under HEAD
+    lines: list[list[str]]  # under HEAD; none where too few patients are outlined
+
+    @property
+    def text(self) -> str:
+        """As Markdown."""
+        if not self.lines:
+            return self.title
+        return f"{self.title}\n\n" + tabulate(self.lines, headers=HEAD, tablefmt="github", disable_numparse=True)
 
 
 def tables(plan: Plan) -> list[Table]:
@@ -37,16 +45,14 @@ def tables(plan: Plan) -> list[Table]:
         pd.read_csv(plan.paths.maps / f"{name}.csv").assign(method=plan.rows[name].title)
         for name in maps.current_rows(plan)
     ]
-    numbers = pd.concat(found) if found else pd.DataFrame(columns=["metric", "dataset", "label", "map"])
+    if not found:
+        return []
+    numbers = pd.concat(found)
     numbers = numbers[numbers["metric"] == PIXEL_AUROC]
-    listed = []
-    for (dataset, label), group in numbers.groupby(["dataset", "label"], sort=False):
-        blind = group["map"].isin([CENTRE, OUTLINES])
-        lines = [_line(row) for _, row in group[~blind].iterrows()]
-        lines += [["control", *_line(row)[1:]] for _, row in group[blind].drop_duplicates("map").iterrows()]
-        first = group.iloc[0]
-        listed.append(Table(f"{label} on {dataset} ({first['films']} films of {first['patients']} patients)", lines))
-    return listed
+    return [
+        _table(str(name), group)
+        for name, group in numbers.groupby(numbers["label"] + " on " + numbers["dataset"], sort=False)
+    ]
 
 
 def section(plan: Plan) -> list[str]:
@@ -54,14 +60,22 @@ def section(plan: Plan) -> list[str]:
     listed, folder = tables(plan), f"{plan.study.study}/{plan.paths.maps.name}"
     if not listed:
         return []
-    parts = ["# Where the rows look", ABOUT]
-    for table in listed:
-        parts += [table.title, tabulate(table.lines, headers=HEAD, tablefmt="github", disable_numparse=True)]
     links = [
         f"{plan.rows[name].title} ([figure]({folder}/{name}.png), [numbers]({folder}/{name}.csv))"
         for name in maps.current_rows(plan)
     ]
-    return [*parts, "; ".join(links) + "."]
+    return ["# Where the rows look", ABOUT, *(table.text for table in listed), "; ".join(links) + "."]
+
+
+def _table(name: str, group: pd.DataFrame) -> Table:
+    patients = group["patients"].iloc[0]
+    title = f"{name} ({group['films'].iloc[0]} films of {patients} patients)"
+    if patients < FEW:
+        return Table(f"{title}: fewer than {FEW} patients, so only the files have numbers.", [])
+    blind = group["map"].isin([CENTRE, OUTLINES])
+    lines = [_line(row) for _, row in group[~blind].iterrows()]
+    lines += [["control", *_line(row)[1:]] for _, row in group[blind].drop_duplicates("map").iterrows()]
+    return Table(title, lines)
 
 
 def _line(row: pd.Series) -> list[str]:

@@ -146,6 +146,15 @@ def test_intervals_hold_the_spread_between_trainings() -> None:
     assert same["value"] == pytest.approx(measured([good], outlines, patients).loc[("map", "pixel AUROC"), "value"])
 
 
+def test_intervals_of_a_handful_of_patients_stay_within_what_is_possible() -> None:
+    rng = np.random.default_rng(0)
+    for trial in range(30):
+        outlines = world_of_corners(np.random.default_rng(trial), 4)
+        table = measured([{"map": rng.random(outlines.shape)} for _ in range(3)], outlines, np.arange(4))
+        bounds = table.filter(regex="_(low|high)$").to_numpy(dtype=float)
+        assert (np.abs(bounds) <= 1).all()
+
+
 def test_intervals_do_not_depend_on_how_patients_are_called() -> None:
     rng = np.random.default_rng(0)
     outlines, number = world_of_corners(rng), np.repeat(np.arange(20), 2)
