@@ -235,7 +235,8 @@ class Needs:
 
     def _maps(self, row: str) -> Need:
         gpu, entry = self._gpus(1), self.plan.row(row)
-        return self._need(1, PROCESS + CUDA * (gpu > 0) + ROOM * 8 * self.weights(entry), 300, gpu)
+        trainings = len(entry.seeds(self.study))
+        return self._need(1, PROCESS + CUDA * (gpu > 0) + trainings * ROOM * 8 * self.weights(entry), 300, gpu)
 
     def _false_negatives(self) -> Need:
         gpu = self._gpus(1)
