@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.analyses.maps import questions
 from benchmarks.tasks.fine_tuning.protocol import FineTuningProtocol, Training
 from benchmarks.tasks.shared.dense.protocol import DenseProtocol, at_fraction, entry_at
 from mlip.errors import UserError
@@ -37,6 +38,7 @@ GPU_GFLOPS = {"32-true": 10e3, "other": 60e3}
 AROUND = 2.0
 SMALL_NETS = 50.0  # so many times less than by its rate a GPU gains on heads of a few channels: ASSUMED
 PASSES = 3.0  # a step is a forward pass and a backward pass of twice its operations
+OUTLINED = 0.1  # of a data set's films: in the test part, with an outline (assumed)
 DECODED = 10.0  # films a second and core: ASSUMED for JPEG and DICOM files of 2,500 x 3,000 pixels
 WRITTEN = 30.0  # virtual films a second and core at 224 px, half of what docs/twin.md measures of two cores
 TRAINING_PART = 0.7  # of a data set's films, about that of all published divisions
@@ -236,7 +238,10 @@ class Needs:
     def _maps(self, row: str) -> Need:
         gpu, entry = self._gpus(1), self.plan.row(row)
         trainings = len(entry.seeds(self.study))
-        return self._need(1, PROCESS + CUDA * (gpu > 0) + trainings * ROOM * 8 * self.weights(entry), 300, gpu)
+        asked = dict.fromkeys(question.dataset for question in questions(self.plan))
+        forward = sum(self._forward(entry, int(OUTLINED * self.films(dataset)), gpu) for dataset in asked)
+        memory = PROCESS + CUDA * (gpu > 0) + trainings * ROOM * 8 * self.weights(entry)
+        return self._need(1, memory, 300 + trainings * forward, gpu)
 
     def _false_negatives(self) -> Need:
         gpu = self._gpus(1)
