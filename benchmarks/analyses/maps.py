@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -225,7 +226,7 @@ def encoded_once(method: Method) -> Iterator[None]:
             return encode(images, *others, **options)
         if last.get("images") is not images:
             last.update(images=images, features=encode(images))
-        return last["features"]
+        return deepcopy(last["features"])  # a method may change in place what it got
 
     encoder.forward = remembered
     try:

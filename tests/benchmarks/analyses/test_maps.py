@@ -45,8 +45,8 @@ class Steered(Method):
 
     def maps(self, images: Tensor, prompt: str) -> dict[str, Tensor]:
         seen = self.image_encoder(images)
-        own = -1.0 if prompt.startswith("No") else -0.9
-        return {"cosine": own * seen, "fixed": torch.ones(len(images), 2, 2)}
+        seen *= -1.0 if prompt.startswith("No") else -0.9  # in place
+        return {"cosine": seen, "fixed": torch.ones(len(images), 2, 2)}
 
     losses = encode_image = encode_text = None  # type: ignore[assignment]
 
@@ -56,7 +56,7 @@ class Grid(torch.nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         self.calls += 1
-        return images[:, 0]
+        return images[:, 0].clone()
 
 
 QUESTION = Question("siim", "Pneumothorax", ("There is air.", "Air is seen."), ("No air is seen.",))
