@@ -207,7 +207,8 @@ EDITS = [
         | features(ROWS, 1)
         | everywhere(ROWS, False, 1)
         | TABLES
-        | {"false_negatives"},  # a mean over all seeds
+        | maps()  # these two are means over all seeds
+        | {"false_negatives"},
     ),
     Edit("threads", keys(pretrain__threads=2), set()),
     Edit("a data set in no task", a_new_site(None), {"twin mine", "store mine", "splits mine", "audit"}),

@@ -47,7 +47,7 @@ for line in sys.stdin:
         for e in plan.evaluations:
             key = plan.evaluation(e.task, e.protocol, e.dataset, e.row, e.seed).key
             found[f"evaluate {e.task} {e.dataset} {e.row} {e.seed}"] = key
-        found |= {f"maps {row}": maps.fingerprint(plan, row, 0).key for row in maps.mapped_rows(plan)}
+        found |= {f"maps {row}": maps.fingerprint(plan, row).key for row in maps.mapped_rows(plan)}
         found |= {"false_negatives": false_negatives.fingerprint(plan).key, "tables": plan.tables().key}
         from mlip.source_code import save_hashes
         save_hashes()
