@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HEAD = ["method", "map", "pixel AUROC", "over another patient's map", "over the centre prior", "over the mean outline"]
 ABOUT = (
     "Pixel AUROC × 100 of inside against outside of a finding's outline, mean over test films and pre-training seeds, with the interval for patients and seeds; "
-    "then what the map gains over the same method's map of another patient's film (a map that gains nothing there does not look at the film), over the "
+    "then what the map gains over the same method's map of another patient's film (a map that gains nothing there does not find this film's finding), over the "
     "distance from the centre, and over the mean outline of the training films. *Presence minus absence*: mean over the presence prompts minus mean over "
     "the absence prompts, as zero-shot classification asks; the other maps are of the first presence prompt."
 )
