@@ -17,7 +17,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml workflows/envs/install.sh
 	bash workflows/envs/install.sh $(BIN)/python
 	touch $@
 
-tables: env     ## run a study and write its leaderboards (STUDY=twin|open|iu|smoke|ablation|efficiency|paper)
+tables: env     ## run a study and write its leaderboards (STUDY=twin|twin-long|open|iu|smoke|ablation|efficiency|paper)
 	@bash workflows/run.sh $(STUDY) $(CORES)
 
 claims: env     ## what the studies say about the papers' claims (results/claims.md); runs twin, ablation and efficiency first

@@ -29,6 +29,18 @@ def test_every_study_file_is_valid_and_survives_resolution(path: Path, tmp_path:
     assert entries(study)[0]
 
 
+def test_the_long_study_is_the_default_one_but_for_its_steps() -> None:
+    twin, long = (
+        load_study(ROOT / "config" / f"{name}.yaml").model_dump(mode="json") for name in ("twin", "twin-long")
+    )
+    assert long["pretrain"].pop("epochs") == 3 * twin["pretrain"].pop("epochs")
+    for study in (twin, long):
+        del study["study"], study["title"]
+        for data in study["datasets"].values():  # folders are named after the study
+            del data["root"]
+    assert long == twin
+
+
 def test_schema_names_every_key() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mlip", "schema"], cwd=ROOT, check=True, capture_output=True, text=True
