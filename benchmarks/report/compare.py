@@ -68,7 +68,7 @@ class Comparison:
     reversed: (
         pd.DataFrame
     )  # those that the second orders the other way round; ``separably`` where it tells them apart too
-    differs: list[str]  # machine, versions, commit, configuration
+    differs: list[str]  # machine, versions, commit, configuration, protocols
     same_data: bool
     level: float
 
@@ -182,13 +182,23 @@ def differences(a: Run, b: Run) -> list[str]:
             lines.append(
                 f"{name}: {', '.join(a.made.get(key, [])) or '?'} against {', '.join(b.made.get(key, [])) or '?'}"
             )
-    one, two = _flat(a.made["study"]), _flat(b.made["study"])
-    lines += [
+    lines += _unlike(a.made["study"], b.made["study"])
+    if silent := [str(run.folder) for run in (a, b) if "protocols" not in run.made]:
+        return [*lines, f"protocols: not known, {' and '.join(silent)} is of a version that did not record them"]
+    one, two = a.made["protocols"], b.made["protocols"]
+    for name in sorted(one.keys() & two.keys()):  # where one run lacks the table, its cells say so
+        lines += [f"protocol {name}, {line}" for line in _unlike(one[name], two[name])]
+    return lines
+
+
+def _unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Keys with other values, a line each."""
+    one, two = _flat(a), _flat(b)
+    return [
         f"`{key}`: {one.get(key)} against {two.get(key)}"
         for key in sorted(one.keys() | two.keys())
         if one.get(key) != two.get(key) and (one.get(key) or two.get(key))  # a key that came later, and is empty
     ]
-    return lines
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -218,7 +228,7 @@ def page(a: Run, b: Run, found: Comparison) -> str:
             + ("." if found.same_data else "; the runs are of other films or label draws, so their variances are in it too."),
         ]),
         "## What made them",
-        "\n".join(f"- {line}" for line in found.differs) or "Machine, versions, commit and configuration are the same.",
+        "\n".join(f"- {line}" for line in found.differs) or "Machine, versions, commit, configuration and protocols are the same.",
     ]  # fmt: skip
     for title, table in (
         ("Pairs the other way round", found.reversed),

@@ -1,4 +1,4 @@
-"""What made the results: machine, versions, commit, rows, and the study without its paths (``results/<study>/made.json``)."""
+"""What made the results: machine, versions, commit, rows, protocols, and the study without its paths (``results/<study>/made.json``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlip.pretraining.checkpoints import read_card
 
 if TYPE_CHECKING:
-    from benchmarks.plan import Plan
+    from benchmarks.plan import Block, Plan
     from mlip.study import Study
 
 MADE = "made.json"
@@ -54,7 +54,9 @@ def made_on(plan: Plan) -> str:
 
 
 def made_json(plan: Plan) -> str:
-    """The file's text: ``rows`` (title, status, whether a control, whether it depends on the pre-training seed), ``study``, and what :func:`makers` says."""
+    """The file's text: ``rows`` (title, status, whether a control, whether it depends on the pre-training seed), ``protocols``
+    (what of each moves a number, by "task protocol dataset"), ``study``, and what :func:`makers` says.
+    """
     rows = {
         row.name: {
             "title": row.title,
@@ -65,7 +67,17 @@ def made_json(plan: Plan) -> str:
         for block in plan.blocks
         for row in block.rows
     }
-    return json.dumps({"rows": rows, "study": public(plan.study), **makers(plan)}, indent=1, sort_keys=True) + "\n"
+    protocols = {f"{block.task_name} {block.protocol_name} {block.dataset}": _protocol(block) for block in plan.blocks}
+    said = {"rows": rows, "protocols": protocols, "study": public(plan.study), **makers(plan)}
+    return json.dumps(said, indent=1, sort_keys=True) + "\n"
+
+
+def _protocol(block: Block) -> dict[str, Any]:
+    """A protocol on its data set, the study's budget applied: what moves predictions, and what moves the scores of them."""
+    scoring = block.protocol.model_dump(mode="json", include=set(block.task.scored_later))
+    found = _without_paths({**block.task.settings(block.protocol, block.source), **scoring})
+    assert isinstance(found, dict)
+    return found
 
 
 def public(study: Study) -> dict[str, Any]:

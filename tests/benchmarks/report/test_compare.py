@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.plan import resolve
 from benchmarks.report.build import build_tables
 from benchmarks.report.compare import AGREES, MOVED, NOT_COMPARABLE, RARE, Run, compare, page
+from benchmarks.report.made import made_json
 from mlip.errors import UserError
 from mlip.run.cli import app
+from mlip.study import load_study
 from tests.benchmarks.simulated import complete_study, make_world
 
 
@@ -131,6 +134,27 @@ def test_means_of_other_label_draws_are_not_compared(folder, tmp_path):
     assert few.sum() > 10 and set(found.loc[few, "verdict"]) == {NOT_COMPARABLE}
     assert set(found.loc[few & (found["status_a"] == "ok"), "reason"]) == {"2 draws of the labels against 3"}
     assert AGREES in set(found.loc[~few, "verdict"])
+
+
+def test_a_protocol_that_differs_is_named(folder, tmp_path):
+    run = Run.read(folder)
+    name, settings = next(iter(run.made["protocols"].items()))
+    other = run.made["protocols"] | {name: settings | {"name": "lenient"}}
+    found = compare(run, changed(folder, tmp_path, lambda cells: None, protocols=other))
+    assert found.differs == [f"protocol {name}, `name`: {settings['name']} against lenient"]
+    older = Run(run.folder, run.cells, {key: value for key, value in run.made.items() if key != "protocols"})
+    (line,) = compare(older, run).differs
+    assert line.startswith("protocols: not known") and str(run.folder) in line
+
+
+def test_made_json_holds_what_moves_a_number_and_no_words():
+    plan = resolve(load_study(Path("config/smoke.yaml")))
+    made = json.loads(made_json(plan))["protocols"]
+    assert list(made) == sorted(f"{block.task_name} {block.protocol_name} {block.dataset}" for block in plan.blocks)
+    for block in plan.blocks:
+        settings = made[f"{block.task_name} {block.protocol_name} {block.dataset}"]
+        assert {*block.task.scored_later} <= settings.keys() and not {"title", "lineage", "quirks"} & settings.keys()
+    assert {name.split()[0]: s for name, s in made.items()}["detection"]["patience"] == 5
 
 
 def test_one_training_in_both_runs_cannot_be_compared(tmp_path, monkeypatch):
