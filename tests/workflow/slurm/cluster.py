@@ -21,10 +21,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server")
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "sacctmgr", "sbatch", "munged", "mariadbd", "mariadb-install-db")
 PLUGINS = ("snakemake-executor-plugin-slurm==2.8.0", "snakemake-executor-plugin-slurm-jobstep==0.6.1")
 GPUS = 2
+OURS = "mlip-slurm-"  # and the number of the process that started it: a cluster's folder
 # `srun` within a job forgets SLURM_CONF (the executor plugin's job step clears it): a link stands here while the cluster runs.
 SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
 
@@ -33,11 +36,48 @@ def obstacle() -> str:
     """Why there can be no cluster here, "" where there can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "only root can start Slurm's daemons"
+    clear_remains()
     if os.path.lexists(SYSTEM_CONF):
         return f"{SYSTEM_CONF} exists: this machine has a Slurm of its own"
     if _missing() and not shutil.which("apt-get"):
         return f"{', '.join(_missing())} are not installed, and there is no apt-get"
     return ""
+
+
+def folder_of(pid: int) -> Path:
+    """Where the cluster of a process lies, on a path that only root can write to, as munge insists."""
+    return Path("/run") / f"{OURS}{pid}"
+
+
+def clear_remains() -> None:
+    """Stop and remove a cluster whose process was killed, which otherwise stands in the way of the next: link, daemons, folder."""
+    if not SYSTEM_CONF.is_symlink():
+        return
+    folder = SYSTEM_CONF.readlink().parent
+    pid = folder.name.removeprefix(OURS)
+    if not (folder.name.startswith(OURS) and pid.isdigit()) or _had_begun(int(pid), SYSTEM_CONF.lstat().st_mtime):
+        return
+    daemons = [p for p in psutil.process_iter() if _told(p).get("SLURM_CONF") == str(folder / "slurm.conf")]
+    for daemon in daemons:
+        daemon.kill()
+    psutil.wait_procs(daemons, timeout=30)
+    SYSTEM_CONF.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _had_begun(pid: int, moment: float) -> bool:
+    """Whether a process is there and is older than ``moment``: a younger one has only the number of one that is gone."""
+    try:
+        return psutil.Process(pid).create_time() <= moment
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _told(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:  # it has ended meanwhile, or is another user's
+        return {}
 
 
 def install() -> str:
