@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -75,23 +76,23 @@ def made_json(plan: Plan) -> str:
 def _protocol(block: Block) -> dict[str, Any]:
     """A protocol on its data set, the study's budget applied: what moves predictions, and what moves the scores of them."""
     scoring = block.protocol.model_dump(mode="json", include=set(block.task.scored_later))
-    found = _without_paths({**block.task.settings(block.protocol, block.source), **scoring})
-    assert isinstance(found, dict)
-    return found
+    return _without_paths({**block.task.settings(block.protocol, block.source), **scoring})
 
 
 def public(study: Study) -> dict[str, Any]:
     """The resolved study without folders of this machine; of weights in a file the file's name."""
-    found = _without_paths(study.model_dump(mode="json"))
-    assert isinstance(found, dict)
-    return found
+    return _without_paths(study.model_dump(mode="json"))
 
 
-def _without_paths(value: Any) -> Any:
+def _without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _without_path(v) for k, v in values.items() if k not in PATHS}
+
+
+def _without_path(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_paths(v) for k, v in value.items() if k not in PATHS}
+        return _without_paths(value)
     if isinstance(value, list):
-        return [_without_paths(v) for v in value]
+        return [_without_path(v) for v in value]
     return FOLDER.sub(lambda path: PurePath(path[0]).name, value) if isinstance(value, str) else value
 
 

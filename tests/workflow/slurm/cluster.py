@@ -33,7 +33,7 @@ SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
 
 
 def obstacle() -> str:
-    """Why there can be no cluster here, "" where there can."""
+    """Why there can be no cluster here, "" where there can; what is left of a killed one is cleared first."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "only root can start Slurm's daemons"
     clear_remains()
@@ -42,11 +42,6 @@ def obstacle() -> str:
     if _missing() and not shutil.which("apt-get"):
         return f"{', '.join(_missing())} are not installed, and there is no apt-get"
     return ""
-
-
-def folder_of(pid: int) -> Path:
-    """Where the cluster of a process lies, on a path that only root can write to, as munge insists."""
-    return Path("/run") / f"{OURS}{pid}"
 
 
 def clear_remains() -> None:
@@ -134,13 +129,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """Start munge, MariaDB and Slurm under ``folder``; stop them and remove ``folder`` at the end.
-
-    Parameters
-    ----------
-    folder : a new one under a path that only root can write to, which munge insists on, e.g. under ``/run``.
-    """
+def cluster() -> Iterator[Cluster]:
+    """Start munge, MariaDB and Slurm in a folder of this process; stop them and remove it at the end."""
+    folder = Path("/run") / f"{OURS}{os.getpid()}"  # only root can write to this path, as munge insists
     folder.mkdir(mode=0o755, parents=True)
     SYSTEM_CONF.parent.mkdir(exist_ok=True)
     SYSTEM_CONF.symlink_to(folder / "slurm.conf")

@@ -30,16 +30,7 @@ from mlip.run.needs import Needs
 from mlip.study import load_study
 from tests.conftest import ROOT
 from tests.workflow.conftest import Run, copy_of_sources, environment, snakemake, write_config
-from tests.workflow.slurm.cluster import (
-    GPUS,
-    PLUGINS,
-    Cluster,
-    cluster,
-    environment_with_plugins,
-    folder_of,
-    install,
-    obstacle,
-)
+from tests.workflow.slurm.cluster import GPUS, PLUGINS, Cluster, cluster, environment_with_plugins, install, obstacle
 
 pytestmark = [pytest.mark.study, pytest.mark.slow]
 # What this machine has and what spares time; the rest is the profile's.
@@ -88,7 +79,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = Path(os.environ.get("MLIP_SLURM_RUN") or tmp_path_factory.mktemp("slurm"))
     folder.mkdir(parents=True, exist_ok=True)
     python = environment_with_plugins(folder / "environment", *PLUGINS)
-    with cluster(folder_of(os.getpid())) as running:
+    with cluster() as running:
         checkout = folder / "checkout"
         yield Bench(running, python, checkout if checkout.is_dir() else copy_of_sources(checkout), folder)
 
